@@ -4,4 +4,15 @@ Importing the package mends fairseq for current Python and torch (:mod:`~fairseq
 tasks, criterions, models, tokenizers and scorers. Importing it twice, or in spawned workers, is harmless.
 """
 
+from . import compat, errors
+
+errors.install_excepthook()
+compat.apply()
+
+from . import model  # noqa: E402
+from .criterions import pmlm as _pmlm_criterion  # noqa: E402
+from .criterions import pmlm_seq2seq as _pmlm_seq2seq_criterion  # noqa: E402
+from .tasks import pmlm as _pmlm_task  # noqa: E402
+from .tasks import pmlm_seq2seq as _pmlm_seq2seq_task  # noqa: E402
+
 __version__ = "0.1.0"

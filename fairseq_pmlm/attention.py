@@ -1,0 +1,186 @@
+"""Self-attention over context and appended slots.
+
+Context slots come first and see each other and nothing else, so their attention is dense and needs no mask but padding;
+only the rows of appended slots carry one, built once per batch from the steps and shared by all layers.
+"""
+
+import math
+from typing import NamedTuple, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layout import visible
+
+
+class RelativePositionBias(nn.Module):
+    """T5's bidirectional relative position bias (paper, section 4.1): one table for all layers.
+
+    Args:
+        bins: number of buckets; one half for keys behind the query, one half for keys after it.
+        max_distance: distances from here on share a bucket.
+        heads: attention heads.
+    """
+
+    def __init__(self, bins: int, max_distance: int, heads: int):
+        super().__init__()
+        self.bins = bins
+        self.max_distance = max_distance
+        self.weight = nn.Parameter(torch.empty(bins, heads))
+        nn.init.normal_(self.weight, std=0.02)
+
+    def buckets(self, distance: Tensor) -> Tensor:
+        """Bucket of each *distance* = position of key - position of query; any shape, int64."""
+        half = self.bins // 2
+        exact = half // 2  # distances below this have a bucket each; beyond, buckets grow logarithmically
+        ahead = (distance > 0).long() * half
+        distance = distance.abs()
+        scale = (half - exact) / math.log(self.max_distance / exact)
+        far = exact + (torch.log(distance.clamp(min=exact).float() / exact) * scale).long()
+        return ahead + torch.where(distance < exact, distance, far.clamp(max=half - 1))
+
+    def forward(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        """Bias to add to the scaled scores.
+
+        Args:
+            query_positions: int64 (batch, queries).
+            key_positions: int64 (batch, keys).
+
+        Returns:
+            (batch, heads, queries, keys), dtype of the table.
+        """
+        distance = key_positions[:, None, :] - query_positions[:, :, None]
+        return F.embedding(self.buckets(distance), self.weight).permute(0, 3, 1, 2)
+
+
+class Visibility(NamedTuple):
+    """Who sees whom in one batch: boolean masks (True: may attend), or scores to add where there is a position bias.
+
+    context: (batch or 1, heads or 1, context or 1, context), or None where every context slot sees all of them.
+    appended: (batch, heads or 1, appended, slots), or None where nothing is appended.
+    """
+
+    context: Optional[Tensor]
+    appended: Optional[Tensor]
+
+
+def visibility(
+    padding: Tensor,
+    positions: Tensor,
+    steps: Tensor,
+    context_length: int,
+    bias: Optional[RelativePositionBias] = None,
+) -> Visibility:
+    """Build the masks of one batch.
+
+    Args:
+        padding: bool (batch, slots), True at <pad>. No row may consist of padding alone.
+        positions: int64 (batch, slots); context positions are the same in all rows.
+        steps: int64 (batch, slots), signed steps; 0 under the padding, so that no row is left without a key.
+        context_length: number of leading slots that are context.
+        bias: relative position bias, if the model has one.
+    """
+    c = context_length
+    context = appended = None
+    if padding[:, :c].any():
+        context = ~padding[:, None, None, :c]
+    if steps.size(1) > c:
+        appended = (visible(steps[:, c:], steps) & ~padding[:, None, :])[:, None]
+    if bias is not None:
+        context_bias = bias(positions[:1, :c], positions[:1, :c])
+        context = context_bias if context is None else context_bias.masked_fill(~context, -math.inf)
+        if appended is not None:
+            appended = bias(positions[:, c:], positions).masked_fill(~appended, -math.inf)
+    return Visibility(context, appended)
+
+
+def select_rows(mask: Optional[Tensor], rows: Tensor) -> Optional[Tensor]:
+    """The rows of *mask* (batch or 1, heads or 1, queries or 1, keys) that *rows*, int64 (batch, selected), name."""
+    if mask is None or mask.size(2) == 1:  # every row is the same
+        return mask
+    mask = mask.expand(rows.size(0), -1, -1, -1)
+    return mask.gather(2, rows[:, None, :, None].expand(-1, mask.size(1), -1, mask.size(3)))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with one projection for queries, keys and values.
+
+    Args:
+        dim: width of the model, a multiple of *heads*.
+        heads: attention heads.
+        dropout: dropout on the attention weights.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv_proj = nn.Linear(dim, 3 * dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(batch, slots, dim) -> (batch, heads, slots, dim / heads)"""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """Queries of the slots *x* (batch, slots, dim), split into heads."""
+        dim = x.size(-1)
+        return self.split_heads(F.linear(x, self.qkv_proj.weight[:dim], self.qkv_proj.bias[:dim]))
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the slots *x* (batch, slots, dim), split into heads."""
+        dim = x.size(-1)
+        projected = F.linear(x, self.qkv_proj.weight[dim:], self.qkv_proj.bias[dim:])
+        keys, values = projected.chunk(2, dim=-1)
+        return self.split_heads(keys), self.split_heads(values)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Optional[Tensor]) -> Tensor:
+        """Attention of *queries* over *keys*, all (batch, heads, ., dim / heads) -> (batch, queries, dim)."""
+        heads = F.scaled_dot_product_attention(
+            queries, keys, values, mask, dropout_p=self.dropout if self.training else 0.0
+        )
+        return heads.transpose(1, 2).flatten(2)
+
+    def forward(
+        self,
+        x: Tensor,
+        seen: Visibility,
+        context_length: int,
+        queries: Optional[Tensor] = None,
+        context_queries: int = 0,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (batch, slots, dim), context slots first.
+            seen: masks of the batch.
+            context_length: number of leading slots that are context.
+            queries: None for all slots, or int64 (batch, selected): the slots whose outputs are wanted.
+            context_queries: how many leading columns of *queries* name context slots.
+
+        Returns:
+            (batch, slots or selected, dim)
+        """
+        c = context_length
+        if queries is None:
+            q, k, v = (self.split_heads(part) for part in self.qkv_proj(x).chunk(3, dim=-1))
+            split, masks = c, seen
+        else:
+            k, v = self.keys_values(x)
+            q = self.queries(gather_slots(x, queries))
+            split = context_queries
+            masks = Visibility(
+                select_rows(seen.context, queries[:, :split]), select_rows(seen.appended, queries[:, split:] - c)
+            )
+        parts = []
+        if split:
+            parts.append(self.attend(q[:, :, :split], k[:, :, :c], v[:, :, :c], masks.context))
+        if q.size(2) > split:
+            parts.append(self.attend(q[:, :, split:], k, v, masks.appended))
+        return self.out_proj(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+
+
+def gather_slots(x: Tensor, slots: Tensor) -> Tensor:
+    """(batch, slots, dim), int64 (batch, selected) -> (batch, selected, dim)"""
+    return x.gather(1, slots[:, :, None].expand(-1, -1, x.size(2)))

@@ -1,0 +1,351 @@
+"""fairseq datasets: blocks of text, masked and laid out; and pairs with pseudo masks."""
+
+import logging
+
+import numpy as np
+import torch
+from fairseq.data import BaseWrapperDataset, FairseqDataset, LanguagePairDataset, TokenBlockDataset
+
+from . import layout, masking
+from .errors import PMLMError
+
+logger = logging.getLogger(__name__)
+
+OBJECTIVES = {"ae": ("ae",), "par": ("par",), "ar": ("ar",), "ae+par": ("ae", "par"), "ae+ar": ("ae", "ar")}
+
+
+class Lines(FairseqDataset):
+    """The lines of a binarized text without the </s> at their ends, long ones cut into pieces.
+
+    Args:
+        dataset: binarized lines, each ending in </s>, with ``sizes``.
+        eos: index of </s>.
+        max_length: longest piece in tokens, or None to cut nothing.
+        keep_empty: keep empty lines, which separate documents.
+    """
+
+    def __init__(self, dataset, eos: int, max_length: int | None, keep_empty: bool):
+        self.dataset = dataset
+        self.eos = eos
+        lengths = np.asarray(dataset.sizes, np.int64) - 1
+        pieces = np.ones_like(lengths) if max_length is None else np.maximum(1, -(-lengths // max_length))
+        if not keep_empty:
+            pieces[lengths == 0] = 0
+        self.line = np.repeat(np.arange(len(lengths)), pieces)
+        number = np.arange(len(self.line)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        self.start = number * (max_length or 0)
+        self.sizes = lengths[self.line] - self.start
+        if max_length is not None:
+            self.sizes = np.minimum(self.sizes, max_length)
+        self.cut_lines = int((pieces > 1).sum())
+
+    def __len__(self):
+        return len(self.line)
+
+    def __getitem__(self, index):
+        line = self.dataset[int(self.line[index])]
+        if line[-1] != self.eos:
+            raise PMLMError(
+                f"line {self.line[index] + 1} of the binarized text does not end in </s>; "
+                "binarize it again with fairseq-preprocess and without --no-append-eos"
+            )
+        return line[self.start[index] : self.start[index] + self.sizes[index]]
+
+
+class TextBlocks:
+    """Contiguous blocks of text: ``blocks[i]`` is ``(tokens int64 (length,), line ends int64 (ends,))``.
+
+    Line ends are the places strictly inside the block where a line stops. Blocks are those of fairseq's
+    ``TokenBlockDataset`` over lines without </s>; lines longer than a block are cut first where a break mode would
+    otherwise exceed the block size.
+
+    Args:
+        dataset: binarized lines, each ending in </s>; empty lines separate documents.
+        block_size: longest block, in tokens.
+        pad, eos: indices of <pad> and </s>.
+        break_mode: ``none``, ``complete``, ``complete_doc`` or ``eos``, as fairseq has them.
+    """
+
+    def __init__(self, dataset, block_size: int, pad: int, eos: int, break_mode: str = "none"):
+        break_mode = str(break_mode)
+        self.lines = Lines(
+            dataset,
+            eos,
+            max_length=None if break_mode == "none" else block_size,
+            keep_empty=break_mode == "complete_doc",
+        )
+        if not self.lines.sizes.sum():
+            raise PMLMError("the binarized text holds no tokens; every line is empty")
+        self.blocks = None
+        if break_mode == "eos":  # a block a line; fairseq's code for this case does not run on numpy >= 2
+            self.sizes = self.lines.sizes
+        else:
+            self.blocks = TokenBlockDataset(
+                self.lines, self.lines.sizes, block_size, pad=pad, eos=eos, break_mode=break_mode, document_sep_len=0
+            )
+            self.sizes = np.asarray(self.blocks.sizes, np.int64)
+        self.dropped_tokens = int(self.lines.sizes.sum() - self.sizes.sum())
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, index):
+        if self.blocks is None:
+            return self.lines[index].numpy().astype(np.int64), np.zeros(0, np.int64)
+        first, offset, last = (int(x) for x in self.blocks.block_to_dataset_index[index])
+        length = int(self.sizes[index])
+        tokens = torch.cat([self.lines[i] for i in range(first, last + 1)])[offset : offset + length]
+        ends = np.cumsum(self.lines.sizes[first : last + 1]) - offset
+        return tokens.numpy().astype(np.int64), np.unique(ends[(ends > 0) & (ends < length)])
+
+
+class PMLMDataset(FairseqDataset):
+    """Masked, laid-out blocks for pre-training.
+
+    An example is [SOS] S1 [EOS] S2 [EOS] with segments 0 and 1, cut at a line end drawn uniformly (at any token where
+    there is none). Cut, mask and corruption depend on (seed, epoch, index) alone. Sizes are counted in *slots*: what
+    the Transformer really holds, and what ``--max-tokens`` therefore limits.
+
+    Args:
+        blocks: the text.
+        dictionary: fairseq dictionary that holds ``<mask>`` and ``<pseudo>``.
+        objective: one of :data:`OBJECTIVES`.
+        seed: seed of all masks.
+        mask_prob, leave_unmasked_prob, random_token_prob: see :mod:`fairseq_pmlm.masking`.
+        corrupt_pseudo: corrupt [P] slots with the same draw as [M], instead of showing [P] in all of them.
+        shuffle: shuffle examples of equal size before they are batched.
+    """
+
+    def __init__(
+        self,
+        blocks: TextBlocks,
+        dictionary,
+        objective: str = "ae+par",
+        seed: int = 1,
+        mask_prob: float = 0.15,
+        leave_unmasked_prob: float = 0.1,
+        random_token_prob: float = 0.1,
+        corrupt_pseudo: bool = False,
+        shuffle: bool = True,
+    ):
+        self.blocks = blocks
+        self.bos, self.pad, self.eos = dictionary.bos(), dictionary.pad(), dictionary.eos()
+        self.mask_index, self.pseudo_index = dictionary.index("<mask>"), dictionary.index("<pseudo>")
+        self.random_types = ordinary_types(dictionary)
+        self.objectives = OBJECTIVES[str(objective)]
+        self.seed = seed
+        self.epoch = 1
+        self.mask_prob = mask_prob
+        self.leave_unmasked_prob = leave_unmasked_prob
+        self.random_token_prob = random_token_prob
+        self.corrupt_pseudo = corrupt_pseudo
+        self.shuffle = shuffle
+        tokens = self.blocks.sizes + np.where(self.blocks.sizes > 1, 3, 2)
+        self.sizes = tokens if self.objectives == ("ae",) else tokens + 2 * masking.max_masked(tokens, mask_prob)
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self):
+        # Data-loader workers that live on would keep the epoch, hence the masks, that they were started with.
+        return False
+
+    def __len__(self):
+        return len(self.blocks)
+
+    def __getitem__(self, index):
+        """``{"id": int, "slots": Slots}``."""
+        tokens, line_ends = self.blocks[index]
+        rng = masking.generator(self.seed, self.epoch, index)
+        if len(tokens) > 1:
+            cut = int(rng.choice(line_ends)) if len(line_ends) else int(rng.integers(1, len(tokens)))
+            tokens = np.concatenate([[self.bos], tokens[:cut], [self.eos], tokens[cut:], [self.eos]])
+            segments = (np.arange(len(tokens)) > cut + 1).astype(np.int64)
+        else:
+            tokens = np.concatenate([[self.bos], tokens, [self.eos]])
+            segments = np.zeros(len(tokens), np.int64)
+        maskable = (tokens != self.bos) & (tokens != self.eos) & (tokens != self.pad)
+        mask = masking.draw_mask(maskable, rng, self.mask_prob, one_token_steps="ar" in self.objectives)
+        original = tokens[mask.positions]
+        corruption = (self.random_types, rng, self.leave_unmasked_prob, self.random_token_prob)
+        shown = masking.corrupt(original, self.mask_index, *corruption)
+        pseudo = np.full(len(original), self.pseudo_index)
+        if self.corrupt_pseudo:
+            pseudo = np.where(shown == self.mask_index, self.pseudo_index, shown)
+        slots = layout.pretraining_layout(
+            tokens,
+            segments,
+            mask,
+            shown,
+            pseudo,
+            autoencoding="ae" in self.objectives,
+            autoregressive=self.objectives != ("ae",),
+        )
+        return {"id": index, "slots": slots}
+
+    def collater(self, samples):
+        """Batch the slots: context, [P] and originals padded apart, so that the same columns mean the same everywhere.
+
+        Returns:
+            ``id`` (batch,); ``ntokens``, ``nsentences``; ``objectives``; ``target`` (batch, predictions), padded with
+            <pad>, one group of columns for each objective; and ``net_input`` with ``tokens``, ``positions``,
+            ``segments``, ``steps`` (batch, slots), ``context_length``, ``queries`` (batch, predictions), the slots that
+            predict, and ``context_queries``, how many of its leading columns lie in the context.
+        """
+        if not samples:
+            return {}
+        slots = [sample["slots"] for sample in samples]
+        lengths = np.array([[s.context_length, (s.steps < 0).sum(), (s.steps > 0).sum()] for s in slots])
+        starts = np.cumsum([0, *lengths.max(axis=0)])  # columns where context, [P] and originals start; and their end
+        context = int(starts[1])
+        groups = len(self.objectives)
+        width = max(len(s.targets) for s in slots) // groups
+        tokens = np.full((len(slots), starts[-1]), self.pad, np.int64)
+        positions, segments, steps = (np.zeros_like(tokens) for _ in range(3))
+        positions[:, :context] = np.arange(context)  # under the padding too: attention wants all rows alike there
+        target = np.full((len(slots), groups * width), self.pad, np.int64)
+        queries = np.full_like(target, context)  # what pads the queries of [P] must be a slot behind the context, too
+        queries[:, : context_queries(self.objectives, width)] = 0
+        for row, s in enumerate(slots):
+            columns = np.concatenate([start + np.arange(n) for start, n in zip(starts, lengths[row], strict=False)])
+            tokens[row, columns] = s.tokens
+            positions[row, columns] = s.positions
+            segments[row, columns] = s.segments
+            steps[row, columns] = s.steps
+            masked = len(s.targets) // groups
+            predictions = np.concatenate([group * width + np.arange(masked) for group in range(groups)])
+            target[row, predictions] = s.targets
+            queries[row, predictions] = columns[s.queries]
+        return {
+            "id": torch.tensor([sample["id"] for sample in samples]),
+            "nsentences": len(samples),
+            "ntokens": sum(s.context_length for s in slots),
+            "objectives": self.objectives,
+            "target": torch.from_numpy(target),
+            "net_input": {
+                "tokens": torch.from_numpy(tokens),
+                "positions": torch.from_numpy(positions),
+                "segments": torch.from_numpy(segments),
+                "steps": torch.from_numpy(steps),
+                "context_length": context,
+                "queries": torch.from_numpy(queries),
+                "context_queries": context_queries(self.objectives, width),
+            },
+        }
+
+    def num_tokens(self, index):
+        return int(self.sizes[index])
+
+    def num_tokens_vec(self, indices):
+        return self.sizes[indices]
+
+    def size(self, index):
+        return int(self.sizes[index])
+
+    def ordered_indices(self):
+        """Indices sorted by size; equal sizes shuffled (by numpy's global state, which fairseq seeds per epoch)."""
+        order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))  # noqa: NPY002
+        return order[np.argsort(self.sizes[order], kind="stable")]
+
+
+def context_queries(objectives: tuple[str, ...], masked: int) -> int:
+    """How many of the predicting slots lie in the context: the [M] slots, where autoencoding is an objective."""
+    return masked if "ae" in objectives else 0
+
+
+def ordinary_types(dictionary) -> np.ndarray:
+    """int64 (types,): indices of the symbols that text can hold: neither special nor ``madeupword`` padding."""
+    special = {"<s>", "<pad>", "</s>", "<unk>", "<mask>", "<pseudo>"}
+    return np.array(
+        [i for i, s in enumerate(dictionary.symbols) if s not in special and not s.startswith("madeupword")], np.int64
+    )
+
+
+class CutDataset(BaseWrapperDataset):
+    """Sequences ending in </s>, of at most *max_length* tokens including it.
+
+    Args:
+        dataset: token sequences with ``sizes``.
+        max_length: the limit, in tokens.
+        keep: which part of a longer sequence stays: ``head``, ``tail``, or ``middle`` (both ends go).
+    """
+
+    def __init__(self, dataset, max_length: int, keep: str):
+        super().__init__(dataset)
+        self.max_length = max_length
+        self.keep = str(keep)
+        self._sizes = np.minimum(np.asarray(dataset.sizes), max_length)
+
+    @property
+    def sizes(self):
+        return self._sizes
+
+    def __getitem__(self, index):
+        item = self.dataset[index]
+        surplus = len(item) - self.max_length
+        if surplus <= 0:
+            return item
+        start = {"head": 0, "tail": surplus, "middle": surplus // 2}[self.keep]
+        return torch.cat([item[start : start + self.max_length - 1], item[-1:]])
+
+    def size(self, index):
+        return int(self._sizes[index])
+
+    def num_tokens(self, index):
+        return int(self._sizes[index])
+
+
+class PseudoMaskedPairDataset(LanguagePairDataset):
+    """fairseq's pairs, right-padded, whose batches also say what the [P] slots show.
+
+    In training each [P] slot shows [P], or with small probability a random type or the token itself, as the [M] slots
+    of pre-training do; the draw depends on (seed, epoch, id) alone. ``net_input["pseudo_tokens"]`` is (batch, target).
+
+    Args:
+        corruption: None, to show [P] everywhere (validation, generation), or ``(seed, leave_unmasked_prob,
+            random_token_prob)``.
+        Others: as for fairseq's ``LanguagePairDataset``.
+    """
+
+    def __init__(self, *args, corruption: tuple[int, float, float] | None = None, **kwargs):
+        super().__init__(*args, left_pad_source=False, left_pad_target=False, **kwargs)
+        self.corruption = corruption
+        self.random_types = ordinary_types(self.tgt_dict)
+        self.epoch = 1
+
+    def set_epoch(self, epoch):
+        super().set_epoch(epoch)
+        self.epoch = epoch
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self):
+        return False  # as in PMLMDataset
+
+    def collater(self, samples, pad_to_length=None):
+        batch = super().collater(samples, pad_to_length)
+        if self.corruption is None or not batch or batch.get("target") is None:
+            return batch
+        seed, leave_unmasked_prob, random_token_prob = self.corruption
+        target = batch["target"].numpy()
+        pseudo = np.full_like(target, self.tgt_dict.pad())
+        for row, index in enumerate(batch["id"].tolist()):
+            real = target[row] != self.tgt_dict.pad()
+            pseudo[row, real] = masking.corrupt(
+                target[row, real],
+                self.tgt_dict.index("<pseudo>"),
+                self.random_types,
+                masking.generator(seed, self.epoch, index),
+                leave_unmasked_prob,
+                random_token_prob,
+            )
+        batch["net_input"]["pseudo_tokens"] = torch.from_numpy(pseudo)
+        return batch
+
+    def num_tokens(self, index):
+        """Slots of a pair: the source, and two for each target token."""
+        return int(self.src_sizes[index] + (2 * self.tgt_sizes[index] if self.tgt_sizes is not None else 0))
+
+    def num_tokens_vec(self, indices):
+        slots = self.src_sizes[indices]
+        return slots if self.tgt_sizes is None else slots + 2 * self.tgt_sizes[indices]

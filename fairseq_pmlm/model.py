@@ -1,0 +1,345 @@
+"""The model: one backbone that knows only slots, its output layer, and what fairseq needs to train and decode with it.
+
+Post-LN BERT (paper, section 2.2): token + learned position + segment embeddings, LayerNorm, dropout; layers of
+self-attention and GELU feed-forward; a softmax tied to the token embedding behind a transform.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from fairseq import utils
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
+from torch import Tensor, nn
+
+from . import compat, decoding, identity
+from .attention import RelativePositionBias, SelfAttention, Visibility, gather_slots, visibility
+from .errors import PMLMError
+
+logger = logging.getLogger(__name__)
+
+CUT_CHOICES = ChoiceEnum(["none", "head", "tail", "middle"])
+
+
+@dataclass
+class PMLMConfig(FairseqDataclass):
+    encoder_layers: int = field(default=12, metadata={"help": "number of Transformer layers"})
+    encoder_embed_dim: int = field(default=768, metadata={"help": "width of the model"})
+    encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "width of the feed-forward layers"})
+    encoder_attention_heads: int = field(default=12, metadata={"help": "attention heads; they divide the width"})
+    activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(
+        default="gelu", metadata={"help": "activation of the feed-forward layers"}
+    )
+    dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and on each sublayer's output"})
+    attention_dropout: float = field(default=0.1, metadata={"help": "dropout on attention weights"})
+    activation_dropout: float = field(default=0.0, metadata={"help": "dropout after the feed-forward activation"})
+    layer_norm_eps: float = field(default=1e-12, metadata={"help": "epsilon of every LayerNorm"})
+    max_positions: int = field(
+        default=512,
+        metadata={"help": "rows of the position table, in tokens: the longest text, or source plus target"},
+    )
+    num_segments: int = field(default=2, metadata={"help": "rows of the segment table"})
+    relative_positions: bool = field(
+        default=False, metadata={"help": "add a relative position bias to the attention scores, shared by all layers"}
+    )
+    relative_position_bins: int = field(default=32, metadata={"help": "buckets of the relative position bias"})
+    relative_position_max_distance: int = field(
+        default=128, metadata={"help": "distance, in tokens, from which on all share the last bucket"}
+    )
+    # What decoding must repeat belongs to the model: fairseq-generate reads model options from the checkpoint, but task
+    # options from the command line.
+    max_source_positions: Optional[int] = field(
+        default=None,
+        metadata={"help": "seq2seq: longest source in tokens, with <s> and </s> (default: what the target leaves)"},
+    )
+    max_target_positions: Optional[int] = field(
+        default=None,
+        metadata={"help": "seq2seq: longest target in tokens, with </s> (default: a quarter of the table)"},
+    )
+    cut_source: CUT_CHOICES = field(
+        default="none",
+        metadata={"help": "seq2seq: which part of a source beyond --max-source-positions to keep; none: refuse it"},
+    )
+    cut_target: CUT_CHOICES = field(
+        default="none",
+        metadata={"help": "seq2seq: which part of a target beyond --max-target-positions to keep; none: refuse it"},
+    )
+
+
+class Layer(nn.Module):
+    """One post-LN Transformer layer."""
+
+    def __init__(self, cfg: PMLMConfig):
+        super().__init__()
+        dim = cfg.encoder_embed_dim
+        self.self_attn = SelfAttention(dim, cfg.encoder_attention_heads, cfg.attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
+        self.fc1 = nn.Linear(dim, cfg.encoder_ffn_embed_dim)
+        self.fc2 = nn.Linear(cfg.encoder_ffn_embed_dim, dim)
+        self.final_layer_norm = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
+        self.activation_fn = utils.get_activation_fn(str(cfg.activation_fn))
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.activation_dropout = nn.Dropout(cfg.activation_dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        seen: Visibility,
+        context_length: int,
+        queries: Optional[Tensor] = None,
+        context_queries: int = 0,
+    ) -> Tensor:
+        """(batch, slots, dim) -> (batch, slots, dim), or (batch, selected, dim) where *queries* selects slots."""
+        attended = self.self_attn(x, seen, context_length, queries, context_queries)
+        return self.feed_forward(x if queries is None else gather_slots(x, queries), attended)
+
+    def feed_forward(self, x: Tensor, attended: Tensor) -> Tensor:
+        """All that follows the attention: residuals, LayerNorms and the feed-forward sublayer; one slot at a time."""
+        x = self.self_attn_layer_norm(x + self.dropout(attended))
+        hidden = self.activation_dropout(self.activation_fn(self.fc1(x)))
+        return self.final_layer_norm(x + self.dropout(self.fc2(hidden)))
+
+
+class Backbone(nn.Module):
+    """The Transformer over slots; it does not know what they are for."""
+
+    def __init__(self, cfg: PMLMConfig, num_types: int, padding_idx: int):
+        super().__init__()
+        self.padding_idx = padding_idx
+        dim = cfg.encoder_embed_dim
+        self.embed_tokens = nn.Embedding(num_types, dim, padding_idx)
+        self.embed_positions = nn.Embedding(cfg.max_positions, dim)
+        self.embed_segments = nn.Embedding(cfg.num_segments, dim)
+        self.layernorm_embedding = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.layers = nn.ModuleList(Layer(cfg) for _ in range(cfg.encoder_layers))
+        self.relative_bias = None
+        if cfg.relative_positions:
+            self.relative_bias = RelativePositionBias(
+                cfg.relative_position_bins, cfg.relative_position_max_distance, cfg.encoder_attention_heads
+            )
+        self.apply(init_bert_weights)
+
+    def embed(self, tokens: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+        """int64 (batch, slots) each -> (batch, slots, dim)"""
+        x = self.embed_tokens(tokens) + self.embed_positions(positions) + self.embed_segments(segments)
+        return self.dropout(self.layernorm_embedding(x))
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        segments: Tensor,
+        steps: Tensor,
+        context_length: int,
+        queries: Optional[Tensor] = None,
+        context_queries: int = 0,
+    ) -> Tensor:
+        """Hidden states of the last layer.
+
+        Args:
+            tokens, positions, segments, steps: int64 (batch, slots), see :mod:`fairseq_pmlm.layout`; context slots
+                first, padded on the right. Context positions are the same in every row.
+            context_length: number of leading slots that are context (w == 0).
+            queries: int64 (batch, selected), slots whose output is wanted, context slots first; None for all. Keys and
+                values are all that the last layer computes for the others.
+            context_queries: how many leading columns of *queries* name context slots.
+
+        Returns:
+            (batch, slots or selected, dim)
+        """
+        padding = tokens.eq(self.padding_idx)
+        seen = visibility(padding, positions, steps, context_length, self.relative_bias)
+        x = self.embed(tokens, positions, segments)
+        for layer in self.layers[:-1]:
+            x = layer(x, seen, context_length)
+        return self.layers[-1](x, seen, context_length, queries, context_queries)
+
+
+class OutputLayer(nn.Module):
+    """Transform, then a softmax layer tied to the token embedding, with a bias of its own."""
+
+    def __init__(self, cfg: PMLMConfig, embed_tokens: nn.Embedding):
+        super().__init__()
+        dim = cfg.encoder_embed_dim
+        self.dense = nn.Linear(dim, dim)
+        self.layer_norm = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
+        self.activation_fn = utils.get_activation_fn(str(cfg.activation_fn))
+        self.weight = embed_tokens.weight
+        self.bias = nn.Parameter(torch.zeros(embed_tokens.num_embeddings))
+        self.dense.apply(init_bert_weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> logits (..., types)"""
+        return F.linear(self.layer_norm(self.activation_fn(self.dense(x))), self.weight, self.bias)
+
+
+def init_bert_weights(module: nn.Module) -> None:
+    """BERT's initialization: N(0, 0.02), biases zero, the embedding of <pad> zero."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx].detach())
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+
+@register_model("pmlm", dataclass=PMLMConfig)
+class PMLMModel(BaseFairseqModel):
+    """A pseudo-masked language model for all of fairseq's entry points.
+
+    Pre-training passes slots; everything else passes fairseq's ``src_tokens, src_lengths, prev_output_tokens``, and the
+    model lays the slots out itself. ``encoder`` and ``decoder`` are views of the same weights for fairseq's generator.
+    """
+
+    def __init__(self, cfg: PMLMConfig, dictionary, tokenizer: Optional[str] = None):
+        super().__init__()
+        self.cfg = cfg
+        self.dictionary = dictionary
+        self.pseudo_index = dictionary.index("<pseudo>")
+        self.backbone = Backbone(cfg, len(dictionary), dictionary.pad())
+        self.output_layer = OutputLayer(cfg, self.backbone.embed_tokens)
+        self.register_buffer("identity", identity.to_tensor(identity.facts(cfg, dictionary.symbols, tokenizer)))
+        # Views, not submodules: they own no parameters, and no key may stand twice in the state dict.
+        object.__setattr__(self, "encoder", decoding.SourceEncoder(self))
+        object.__setattr__(self, "decoder", decoding.IncrementalDecoder(self))
+
+    @classmethod
+    def build_model(cls, cfg, task):
+        """Build the model for *task*, which has a ``source_dictionary`` with <mask> and <pseudo>.
+
+        Raises:
+            PMLMError: options that contradict each other.
+        """
+        if cfg.encoder_embed_dim % cfg.encoder_attention_heads:
+            raise PMLMError(
+                f"--encoder-embed-dim {cfg.encoder_embed_dim} is not a multiple of "
+                f"--encoder-attention-heads {cfg.encoder_attention_heads}"
+            )
+        source, target = seq2seq_limits(cfg)
+        if source + target > cfg.max_positions or min(source, target) < 3:
+            raise PMLMError(
+                f"--max-source-positions {source} and --max-target-positions {target} do not fit the "
+                f"--max-positions {cfg.max_positions} rows of the position table; both need 3 at least"
+            )
+        return cls(cfg, task.source_dictionary, identity.find_tokenizer(getattr(task.cfg, "data", "") or ""))
+
+    def forward(
+        self,
+        tokens: Optional[Tensor] = None,
+        positions: Optional[Tensor] = None,
+        segments: Optional[Tensor] = None,
+        steps: Optional[Tensor] = None,
+        context_length: Optional[int] = None,
+        queries: Optional[Tensor] = None,
+        context_queries: int = 0,
+        src_tokens: Optional[Tensor] = None,
+        src_lengths: Optional[Tensor] = None,
+        prev_output_tokens: Optional[Tensor] = None,
+        pseudo_tokens: Optional[Tensor] = None,
+    ):
+        """Logits of the predicting slots.
+
+        Either slots, as :meth:`Backbone.forward` takes them -> logits (batch, selected, types).
+
+        Or a batch of pairs, as fairseq's trainer, scorer and validation pass them:
+
+        Args:
+            src_tokens: int64 (batch, source), ``<s> ... </s>``, padded on the right.
+            src_lengths: int64 (batch,), lengths without padding.
+            prev_output_tokens: int64 (batch, target), ``</s> x1 x2 ...``, the target shifted by one, right-padded.
+            pseudo_tokens: int64 (batch, target), what the [P] slots show, or None for [P].
+
+        Returns:
+            a tuple: logits (batch, target, types) for the target that *prev_output_tokens* was made from, and None.
+        """
+        if src_tokens is None:
+            return self.output_layer(
+                self.backbone(tokens, positions, segments, steps, context_length, queries, context_queries)
+            )
+        slots = decoding.seq2seq_slots(
+            src_tokens, src_lengths, prev_output_tokens, self.dictionary.pad(), self.pseudo_index, pseudo_tokens
+        )
+        return self.output_layer(self.backbone(**slots)), None
+
+    def get_normalized_probs(self, net_output, log_probs, sample=None):
+        """(Log-)probabilities in fp32 from what :meth:`forward` returned for a batch of pairs."""
+        logits = net_output[0].float()
+        return F.log_softmax(logits, dim=-1) if log_probs else F.softmax(logits, dim=-1)
+
+    def max_positions(self):
+        """Rows of the position table."""
+        return self.cfg.max_positions
+
+    def max_decoder_positions(self):
+        """Longest target, in tokens with </s>."""
+        return seq2seq_limits(self.cfg)[1]
+
+    def upgrade_state_dict_named(self, state_dict, name):
+        """Check a checkpoint against this model before fairseq loads it strictly; let the position table grow.
+
+        Raises:
+            PMLMError: it is no PMLM, or of another shape, or disagrees in what no shape shows (:mod:`identity`).
+        """
+        super().upgrade_state_dict_named(state_dict, name)
+        where = compat.last_checkpoint or "the checkpoint"
+        ours = self.state_dict()
+        if "identity" not in state_dict:
+            raise PMLMError(
+                f"{where} does not hold a fairseq_pmlm model; its parameters are "
+                f"{', '.join(list(state_dict)[:3])} and {max(0, len(state_dict) - 3)} more"
+            )
+        identity.check(identity.from_tensor(state_dict["identity"]), identity.from_tensor(ours["identity"]), where)
+        state_dict["identity"] = ours["identity"]
+        table = "backbone.embed_positions.weight"
+        if table in state_dict and len(state_dict[table]) < len(ours[table]):
+            old, rows = state_dict[table], len(ours[table])
+            logger.info(f"the position table grows from {len(old)} to {rows} rows; rows are repeated from the start")
+            state_dict[table] = old.repeat(-(-rows // len(old)), 1)[:rows].clone()
+        for key in ours.keys() | state_dict.keys():
+            if key not in state_dict or key not in ours:
+                here, there = ("this model", where) if key in ours else (where, "this model")
+                raise PMLMError(
+                    f"{where} is of another architecture: {here} has {key!r}, {there} has not; "
+                    "give the --arch and the model options that it was trained with"
+                )
+            if ours[key].shape != state_dict[key].shape:
+                raise PMLMError(
+                    f"{where} is of another architecture: {key!r} is {tuple(state_dict[key].shape)} there and "
+                    f"{tuple(ours[key].shape)} here; give the --arch and the model options that it was trained with"
+                )
+
+
+def seq2seq_limits(cfg) -> tuple[int, int]:
+    """Longest source and longest target, in tokens with their special symbols."""
+    target = cfg.max_target_positions or cfg.max_positions // 4
+    return cfg.max_source_positions or cfg.max_positions - target, target
+
+
+# name: layers, width, heads; the feed-forward width is four times the width
+ARCHITECTURES = {
+    "pmlm_tiny": (2, 128, 2),
+    "pmlm_mini": (4, 256, 4),
+    "pmlm_small": (6, 384, 12),
+    "pmlm_base": (12, 768, 12),
+    "pmlm_large": (24, 1024, 16),
+}
+
+
+def architecture(layers: int, width: int, heads: int):
+    """A function that fills in what the command line (or a checkpoint) leaves open."""
+
+    def fill(args):
+        args.encoder_layers = getattr(args, "encoder_layers", layers)
+        args.encoder_embed_dim = getattr(args, "encoder_embed_dim", width)
+        args.encoder_attention_heads = getattr(args, "encoder_attention_heads", heads)
+        args.encoder_ffn_embed_dim = getattr(args, "encoder_ffn_embed_dim", 4 * args.encoder_embed_dim)
+
+    return fill
+
+
+for _name, _shape in ARCHITECTURES.items():
+    register_model_architecture("pmlm", _name)(architecture(*_shape))

@@ -1,0 +1,98 @@
+"""What the tasks share: the dictionary with its two extra symbols, the tokenizer beside it, and the check of sizes."""
+
+import logging
+import os
+
+from fairseq import utils
+from fairseq.data import Dictionary, data_utils, encoders
+from fairseq.tasks import FairseqTask
+from omegaconf import OmegaConf
+
+from .. import identity
+from ..errors import PMLMError
+
+logger = logging.getLogger(__name__)
+
+
+class PMLMBaseTask(FairseqTask):
+    """One dictionary for everything; examples are laid out in slots."""
+
+    slots_help = "what the Transformer holds, not only tokens of text"
+
+    def __init__(self, cfg, dictionary):
+        super().__init__(cfg)
+        self.dictionary = dictionary
+
+    @property
+    def source_dictionary(self):
+        return self.dictionary
+
+    @property
+    def target_dictionary(self):
+        return self.dictionary
+
+    def build_bpe(self, args):
+        """The tokenizer asked for with ``--bpe``, else the one that lies beside the dictionary.
+
+        Raises:
+            PMLMError: ``--sentencepiece-model`` is another file than the data was prepared with.
+        """
+        beside = identity.find_tokenizer(self.cfg.data)
+        given = getattr(args, "sentencepiece_model", None)
+        if given and beside and os.path.isfile(given) and identity.hash_file(given) != identity.hash_file(beside):
+            raise PMLMError(
+                f"--sentencepiece-model {given} is not the tokenizer that the data was prepared with, {beside}"
+            )
+        if args is not None and getattr(args, "_name", args) is not None:
+            return super().build_bpe(args)
+        if beside and beside.endswith(".model"):
+            return encoders.build_bpe(OmegaConf.create({"_name": "pmlm_sentencepiece", "sentencepiece_model": beside}))
+        return None
+
+    def load_binarized(self, prefix: str, combine: bool = False):
+        """The binarized lines at *prefix* (without .bin), checked against the dictionary.
+
+        Raises:
+            FileNotFoundError: there are none (fairseq probes for further splits in this way).
+        """
+        dataset = data_utils.load_indexed_dataset(prefix, self.dictionary, combine=combine)
+        if dataset is None:
+            raise FileNotFoundError(f"Dataset not found: {prefix}.bin")
+        return dataset
+
+    def check_max_tokens(self, dataset, max_tokens) -> None:
+        """An example that does not fit ``--max-tokens`` is an error: fairseq would skip it in training.
+
+        Raises:
+            PMLMError: naming the option, and what would be enough.
+        """
+        if max_tokens is None or not len(dataset):
+            return
+        largest = int(dataset.num_tokens_vec(slice(None)).max())
+        if largest > max_tokens:
+            raise PMLMError(
+                f"--max-tokens {max_tokens} is less than the largest example: {largest} slots ({self.slots_help}); "
+                f"give --max-tokens {largest} or more"
+            )
+
+
+def load_dictionary(data: str, filename: str = "dict.txt") -> Dictionary:
+    """The dictionary *filename* (else dict.txt) of the first data directory.
+
+    ``<mask>`` and ``<pseudo>`` are added where it lacks them.
+
+    Raises:
+        PMLMError: no such directory or file.
+    """
+    directory = utils.split_paths(data)[0]
+    candidates = [os.path.join(directory, name) for name in dict.fromkeys((filename, "dict.txt"))]
+    path = next((path for path in candidates if os.path.isfile(path)), None)
+    if path is None:
+        raise PMLMError(f"no {' or '.join(candidates)}; prepare the data first, or name the directory that holds it")
+    dictionary = Dictionary.load(path)
+    for symbol in ("<mask>", "<pseudo>"):
+        if symbol not in dictionary:
+            logger.info(f"{path} lacks {symbol}: added behind its last symbol")
+            dictionary.add_symbol(symbol)
+    logger.info(f"dictionary: {len(dictionary):,} types")
+    return dictionary

@@ -1,0 +1,171 @@
+"""Summarization, question generation and the like: source in, target out, with one stack for both.
+
+``fairseq-train DATA --user-dir fairseq_pmlm --task pmlm_seq2seq --arch pmlm_base --criterion pmlm_seq2seq
+--finetune-from-model PRETRAINED``, then ``fairseq-generate`` and ``fairseq-interactive``.
+"""
+
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import Optional
+
+import numpy as np
+from fairseq import utils
+from fairseq.data import ListDataset, PrependTokenDataset, data_utils
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import register_task
+from omegaconf import II, MISSING
+
+from ..datasets import CutDataset, PseudoMaskedPairDataset
+from ..errors import PMLMError
+from ..model import seq2seq_limits
+from .base import PMLMBaseTask, load_dictionary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class PMLMSeq2SeqConfig(FairseqDataclass):
+    data: str = field(
+        default=MISSING,
+        metadata={"help": "data directories, separated by colons; training visits them one an epoch, round-robin"},
+    )
+    source_lang: Optional[str] = field(
+        default=None,
+        metadata={"help": "suffix of the source files (default: as in the data directory)", "argparse_alias": "-s"},
+    )
+    target_lang: Optional[str] = field(
+        default=None,
+        metadata={"help": "suffix of the target files (default: as in the data directory)", "argparse_alias": "-t"},
+    )
+    leave_unmasked_prob: float = field(
+        default=0.1, metadata={"help": "training: probability that a [P] slot shows the token itself"}
+    )
+    random_token_prob: float = field(
+        default=0.1, metadata={"help": "training: probability that a [P] slot shows a random token"}
+    )
+    seed: int = II("common.seed")
+
+
+@register_task("pmlm_seq2seq", dataclass=PMLMSeq2SeqConfig)
+class PMLMSeq2SeqTask(PMLMBaseTask):
+    """Generation of a target from a source."""
+
+    slots_help = "source + 2 x target tokens of a pair, as each target token has a [P]"
+
+    def __init__(self, cfg: PMLMSeq2SeqConfig, dictionary):
+        super().__init__(cfg, dictionary)
+        self.limits = None  # longest source and target; known once there is a model
+        self.cuts = ("none", "none")
+
+    @classmethod
+    def setup_task(cls, cfg, **kwargs):
+        if cfg.source_lang is None or cfg.target_lang is None:
+            directory = utils.split_paths(cfg.data)[0]
+            if os.path.isdir(directory):
+                cfg.source_lang, cfg.target_lang = data_utils.infer_language_pair(directory)
+        if cfg.source_lang is None or cfg.target_lang is None:
+            raise PMLMError(
+                f"{cfg.data} holds no binarized pairs (such as train.src-tgt.src.bin); see scripts/prepare_seq2seq.py"
+            )
+        dictionary = load_dictionary(cfg.data, f"dict.{cfg.source_lang}.txt")
+        if load_dictionary(cfg.data, f"dict.{cfg.target_lang}.txt") != dictionary:
+            raise PMLMError(
+                f"dict.{cfg.source_lang}.txt and dict.{cfg.target_lang}.txt in {cfg.data} differ; one stack for "
+                "both sides needs one dictionary (fairseq-preprocess --srcdict dict.txt --tgtdict dict.txt)"
+            )
+        return cls(cfg, dictionary)
+
+    def build_model(self, cfg, from_checkpoint=False):
+        model = super().build_model(cfg, from_checkpoint)
+        limits, cuts = seq2seq_limits(model.cfg), (str(model.cfg.cut_source), str(model.cfg.cut_target))
+        if self.limits not in (None, limits) or (self.limits and self.cuts != cuts):
+            raise PMLMError(
+                f"the models of the ensemble disagree on their limits: {self.limits} {self.cuts} and {limits} {cuts}"
+            )
+        self.limits, self.cuts = limits, cuts
+        return model
+
+    def load_dataset(self, split, epoch=1, combine=False, **kwargs):
+        """Load *split* of the data directory that is due in *epoch*.
+
+        Raises:
+            PMLMError: pairs longer than the limits, and no option that says what to cut.
+        """
+        paths = utils.split_paths(self.cfg.data)
+        directory = paths[(epoch - 1) % len(paths)]
+        source_lang, target_lang = self.cfg.source_lang, self.cfg.target_lang
+        pairs = (f"{source_lang}-{target_lang}", f"{target_lang}-{source_lang}")
+        prefixes = [os.path.join(directory, f"{split}.{pair}.") for pair in pairs]
+        prefix = next((path for path in prefixes if os.path.isfile(f"{path}{source_lang}.bin")), None)
+        if prefix is None:
+            raise FileNotFoundError(f"Dataset not found: {split} ({directory})")
+        source = self.load_binarized(prefix + source_lang, combine)
+        target = self.load_binarized(prefix + target_lang, combine)
+        if len(source) != len(target):
+            raise PMLMError(
+                f"{prefix}{source_lang} holds {len(source):,} lines and {prefix}{target_lang} {len(target):,}; "
+                "binarize both again"
+            )
+        source = self.limit(source, 0, prefix + source_lang, reserved=1)
+        target = self.limit(target, 1, prefix + target_lang)
+        source = PrependTokenDataset(source, self.dictionary.bos())
+        corruption = None
+        if split == "train":
+            corruption = (self.cfg.seed, self.cfg.leave_unmasked_prob, self.cfg.random_token_prob)
+        self.datasets[split] = PseudoMaskedPairDataset(
+            source,
+            source.sizes,
+            self.dictionary,
+            target,
+            target.sizes,
+            self.dictionary,
+            shuffle=split == "train",
+            corruption=corruption,
+        )
+
+    def limit(self, dataset, side: int, name: str, reserved: int = 0):
+        """*dataset* with all sequences within the limit of *side*; cut only where that was asked for.
+
+        Args:
+            dataset: sequences that end in </s>.
+            side: 0 for sources, 1 for targets.
+            name: what to call it in messages.
+            reserved: places that a symbol to be added will take.
+        """
+        limit, keep = self.limits[side] - reserved, self.cuts[side]
+        option = f"--max-{('source', 'target')[side]}-positions {self.limits[side]}"
+        long = int((np.asarray(dataset.sizes) > limit).sum())
+        if not long:
+            return dataset
+        count = f"{long:,} of {len(dataset):,} lines of {name} are longer than {option}"
+        if keep == "none":
+            raise PMLMError(
+                f"{count} (the longest has {max(dataset.sizes) + reserved} tokens); raise the limit, or say which part "
+                f"to keep with --cut-{('source', 'target')[side]} head, tail or middle"
+            )
+        logger.warning(f"{count}: cut to their {keep}")
+        return CutDataset(dataset, limit, keep)
+
+    def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None, **kwargs):
+        """Sources for ``fairseq-interactive``: *src_tokens*, a list of int64 (length,), each ending in </s>."""
+        source = self.limit(ListDataset(src_tokens, src_lengths), 0, "the input", reserved=1)
+        source = PrependTokenDataset(source, self.dictionary.bos())
+        return PseudoMaskedPairDataset(
+            source, source.sizes, self.dictionary, tgt_dict=self.dictionary, constraints=constraints, shuffle=False
+        )
+
+    def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
+        if getattr(args, "print_alignment", None):
+            raise PMLMError("--print-alignment: one stack reads the source and writes the target; it has no alignment")
+        # Suppressed in the generator: they have probabilities like any other symbol, and are never chosen.
+        kwargs = {"tokens_to_suppress": ("<s>", "<mask>", "<pseudo>"), **(extra_gen_cls_kwargs or {})}
+        return super().build_generator(models, args, seq_gen_cls, kwargs, prefix_allowed_tokens_fn)
+
+    def get_batch_iterator(self, dataset, max_tokens=None, max_sentences=None, max_positions=None, **kwargs):
+        # load_dataset has refused or cut what is too long, so nothing is left to be filtered.
+        self.check_max_tokens(dataset, max_tokens)
+        return super().get_batch_iterator(dataset, max_tokens, max_sentences, max_positions=None, **kwargs)
+
+    def max_positions(self):
+        return self.limits
