@@ -31,6 +31,9 @@ INSTALL = 'pip install "fairseq-pmlm[fairseq]"'
 # fairseq's own functions by their full names, as they were before they were patched
 ORIGINALS: dict[str, Callable] = {}
 
+# what to call the checkpoint that was read last ("checkpoint FILE"): the model that it goes into learns no name
+last_checkpoint: str | None = None
+
 
 class MissingFairseqError(PMLMError, ImportError):
     """fairseq is not installed, or cannot be imported on this Python."""
@@ -51,8 +54,8 @@ def apply() -> None:
     unexpected = [name for name, as_expected in patches if not as_expected]
     if unexpected:
         warnings.warn(
-            f"this fairseq is not the one that fairseq_pmlm's patches were written for: {', '.join(unexpected)} "
-            "differ(s) from what was expected and may not work",
+            "fairseq_pmlm patches functions that differ in this fairseq from those that the patches were written for, "
+            f"so they may not work: {', '.join(unexpected)}",
             stacklevel=2,
         )
 
@@ -131,10 +134,15 @@ def load_data_only() -> list[tuple[str, bool]]:
 
     def wrap_reader(original):
         # the reader of files: a path that cannot be opened is the user's to mend as well
-        def patched(path, *args, **kwargs):
+        signature = inspect.signature(original)
+
+        def patched(*args, **kwargs):
+            global last_checkpoint
+            path, *_ = signature.bind(*args, **kwargs).arguments.values()
+            last_checkpoint = f"checkpoint {path}"
             try:
                 with _torch_loads_data_only():
-                    return original(path, *args, **kwargs)
+                    return original(*args, **kwargs)
             except FileNotFoundError as error:
                 raise PMLMError(f"checkpoint {path} does not exist") from error
             except (PermissionError, IsADirectoryError) as error:
@@ -227,7 +235,7 @@ def torch_load(file: Any, *args, **kwargs) -> Any:
     Args:
         file: a path or an open binary file.
         args: as for ``torch.load``.
-        kwargs: as for ``torch.load``; ``weights_only`` is always True, whatever it or torch's environment variables say.
+        kwargs: as for ``torch.load``; ``weights_only`` is True whatever they or torch's environment variables say.
 
     Raises:
         PMLMError: if the file is truncated or no checkpoint, or holds a type that is not in :func:`allowed_types`.
@@ -261,10 +269,12 @@ def _refused_type(error: Exception) -> str | None:
     """The type that torch has refused to load, if that is what *error* says."""
     if not isinstance(error, pickle.UnpicklingError):
         return None
-    text = str(error)
-    found = re.search(r"GLOBAL (\S+)", text) or re.search(r"(?:function|allowlisted via .*? but got) (.+)", text)
+    # "Unsupported global: GLOBAL os.system was not an allowed global", "unsupported GLOBAL posix.system whose module"
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    # "Can only build ..., but got <class>", "Trying to call reduce for unrecognized function <function>"
+    found = found or re.search(r"(?:but got|unrecognized function) (.+)", str(error))
     # torch drops the module of a builtin
-    return found and re.sub(r"^(?=\w+$)", "builtins.", found[1])
+    return re.sub(r"^(?=\w+$)", "builtins.", found[1]) if found else None
 
 
 def _first_line(error: BaseException) -> str:

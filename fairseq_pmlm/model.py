@@ -69,6 +69,12 @@ class PMLMConfig(FairseqDataclass):
     )
 
 
+def activation(cfg: PMLMConfig):
+    """The activation function; GELU is torch's own, as fairseq's goes through fp32 whatever the precision."""
+    name = str(cfg.activation_fn)
+    return F.gelu if name == "gelu" else utils.get_activation_fn(name)
+
+
 class Layer(nn.Module):
     """One post-LN Transformer layer."""
 
@@ -80,7 +86,7 @@ class Layer(nn.Module):
         self.fc1 = nn.Linear(dim, cfg.encoder_ffn_embed_dim)
         self.fc2 = nn.Linear(cfg.encoder_ffn_embed_dim, dim)
         self.final_layer_norm = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
-        self.activation_fn = utils.get_activation_fn(str(cfg.activation_fn))
+        self.activation_fn = activation(cfg)
         self.dropout = nn.Dropout(cfg.dropout)
         self.activation_dropout = nn.Dropout(cfg.activation_dropout)
 
@@ -167,7 +173,7 @@ class OutputLayer(nn.Module):
         dim = cfg.encoder_embed_dim
         self.dense = nn.Linear(dim, dim)
         self.layer_norm = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
-        self.activation_fn = utils.get_activation_fn(str(cfg.activation_fn))
+        self.activation_fn = activation(cfg)
         self.weight = embed_tokens.weight
         self.bias = nn.Parameter(torch.zeros(embed_tokens.num_embeddings))
         self.dense.apply(init_bert_weights)

@@ -1,0 +1,164 @@
+"""Decoding with the cache equals full forwards, and what fairseq's generator does with it equals a search by hand."""
+
+import math
+
+import pytest
+import torch
+from reference import forward, may_see, small_dictionary, small_model
+
+RELATIVE = pytest.mark.parametrize("relative", [False, True])
+PSEUDO, EOS, PAD, BOS, MASK = 35, 2, 1, 0, 34
+
+
+def sources(lengths, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.full((len(lengths), max(lengths)), PAD)
+    for row, length in enumerate(lengths):
+        tokens[row, 0] = BOS
+        tokens[row, 1 : length - 1] = torch.randint(4, 34, (length - 2,), generator=generator)
+        tokens[row, length - 1] = EOS
+    return tokens, torch.tensor(lengths)
+
+
+def full_forward(model, source, prefix):
+    """Log-probabilities (types,) of what follows *prefix*, by one forward of the slow reference, without any cache."""
+    n, t = len(source), len(prefix)
+    tokens = [*source, *prefix, PSEUDO]
+    positions = [*range(n), *range(n, n + t), n + t]
+    segments = [0] * n + [1] * (t + 1)
+    kinds = [("context", 0)] * n + [("original", i + 1) for i in range(t)] + [("pseudo", t + 1)]
+    sees = [[k for k, key in enumerate(kinds) if may_see(query, key)] for query in kinds]
+    x = forward(model, tokens, positions, segments, sees)
+    return model.get_normalized_probs((model.output_layer(x[-1:]),), log_probs=True)[0]
+
+
+def beam_search(model, source, beam, max_len, min_len=1, lenpen=1.0):
+    """fairseq's beam search for one sentence, by hand: [(tokens, score)] sorted by score."""
+    live, finished = [([], 0.0)], []
+    for step in range(max_len + 1):
+        candidates = []
+        for tokens, score in live:
+            lprobs = full_forward(model, source, tokens).clone()
+            lprobs[PAD] = -math.inf
+            if step >= max_len:
+                lprobs[torch.arange(len(lprobs)) != EOS] = -math.inf
+            elif step < min_len:
+                lprobs[EOS] = -math.inf
+            lprobs[[BOS, MASK, PSEUDO]] = -math.inf
+            values, indices = lprobs.topk(min(2 * beam, len(lprobs) - 1))
+            candidates += [([*tokens, i], score + v) for v, i in zip(values.tolist(), indices.tolist(), strict=True)]
+        candidates = [c for c in sorted(candidates, key=lambda c: -c[1])[: 2 * beam] if c[1] > -math.inf]
+        live = []
+        for rank, (tokens, score) in enumerate(candidates):
+            if tokens[-1] == EOS:
+                if rank < beam and len(finished) < beam:
+                    finished.append((tokens, score / len(tokens) ** lenpen))
+            elif len(live) < beam:
+                live.append((tokens, score))
+        if len(finished) == beam or step == max_len:
+            break
+    return sorted(finished, key=lambda f: -f[1])
+
+
+def build_generator(models, **options):
+    from argparse import Namespace
+    from types import SimpleNamespace
+
+    from fairseq_pmlm.tasks.pmlm_seq2seq import PMLMSeq2SeqTask
+
+    task = PMLMSeq2SeqTask(SimpleNamespace(data=""), small_dictionary())
+    return task.build_generator(models, Namespace(**{"beam": 4, "max_len_a": 0, "max_len_b": 10, **options}))
+
+
+@RELATIVE
+def test_teacher_forcing_equals_full_forwards(relative):
+    model = small_model(relative, 1, dtype=torch.float64)
+    tokens, lengths = sources([7, 4, 5])
+    target = torch.tensor([[5, 6, 7, EOS], [8, EOS, PAD, PAD], [9, 10, EOS, PAD]])
+    previous = torch.cat([torch.full((3, 1), EOS), target[:, :-1]], dim=1)
+    previous[1, 2:] = PAD
+    previous[2, 3:] = PAD
+    output = model(src_tokens=tokens, src_lengths=lengths, prev_output_tokens=previous)
+    lprobs = model.get_normalized_probs(output, log_probs=True)
+    assert lprobs.shape == (3, 4, 36)
+    for row in range(3):
+        for t in range(int(previous[row].ne(PAD).sum())):
+            source, prefix = tokens[row, : lengths[row]].tolist(), previous[row, 1 : t + 1].tolist()
+            torch.testing.assert_close(lprobs[row, t], full_forward(model, source, prefix).float(), rtol=0, atol=1e-5)
+
+
+@RELATIVE
+def test_the_cache_equals_teacher_forcing(relative):
+    model = small_model(relative, 2, dtype=torch.float64)
+    tokens, lengths = sources([6, 9, 3])
+    previous = torch.cat([torch.full((3, 1), EOS), torch.randint(4, 34, (3, 6))], dim=1)
+    full = model(src_tokens=tokens, src_lengths=lengths, prev_output_tokens=previous)[0]
+    encoder_out = model.encoder.forward_torchscript({"src_tokens": tokens, "src_lengths": lengths})
+    state = {}
+    for t in range(previous.size(1)):
+        step, _ = model.decoder(previous[:, : t + 1], encoder_out, state)
+        torch.testing.assert_close(step[:, 0], full[:, t], rtol=0, atol=1e-10)
+    state = {}  # several tokens at once fill the cache as well as one by one
+    model.decoder(previous[:, :4], encoder_out, state)
+    step, _ = model.decoder(previous, encoder_out, state)
+    torch.testing.assert_close(step[:, 0], full[:, -1], rtol=0, atol=1e-10)
+
+
+@RELATIVE
+@pytest.mark.parametrize("beam", [1, 4])
+@pytest.mark.parametrize("lengths", [[6], [5, 9, 3, 7]])
+def test_generation_equals_a_search_by_full_forwards(relative, beam, lengths):
+    model = small_model(relative, 3)
+    tokens, lengths = sources(lengths)
+    generator = build_generator([model], beam=beam, max_len_b=6)
+    hypotheses = generator.generate([model], {"net_input": {"src_tokens": tokens, "src_lengths": lengths}})
+    assert len(hypotheses) == len(tokens)
+    for row, found in enumerate(hypotheses):
+        expected = beam_search(model, tokens[row, : lengths[row]].tolist(), beam, max_len=6)
+        assert [h["tokens"].tolist() for h in found] == [tokens for tokens, _ in expected]
+        for hypothesis, (_, score) in zip(found, expected, strict=True):
+            assert hypothesis["score"].item() == pytest.approx(score, abs=1e-4)
+            assert not {BOS, PAD, MASK, PSEUDO} & set(hypothesis["tokens"].tolist())
+
+
+def test_special_symbols_are_never_generated_though_likely():
+    model = small_model(seed=4)
+    with torch.no_grad():
+        model.output_layer.bias[[BOS, PAD, MASK, PSEUDO]] += 50.0
+    tokens, lengths = sources([5, 6])
+    for options in ({"beam": 3}, {"beam": 1}, {"beam": 2, "sampling": True}):
+        hypotheses = build_generator([model], **options).generate(
+            [model], {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
+        )
+        for found in hypotheses:
+            assert len(found) == options["beam"]
+            for hypothesis in found:
+                assert not {BOS, PAD, MASK, PSEUDO} & set(hypothesis["tokens"].tolist())
+
+
+def test_an_ensemble_averages_probabilities():
+    models = [small_model(seed=s) for s in (5, 6)]
+    tokens, lengths = sources([5, 8])
+    found = build_generator(models, beam=1, max_len_b=5).generate(
+        models, {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
+    )
+    for row, hypotheses in enumerate(found):
+        chosen = hypotheses[0]["tokens"].tolist()
+        source = tokens[row, : lengths[row]].tolist()
+        for t, token in enumerate(chosen):
+            mean = torch.stack([full_forward(m, source, chosen[:t]).exp() for m in models]).mean(0).log()
+            assert hypotheses[0]["positional_scores"][t].item() == pytest.approx(mean[token].item(), abs=1e-4)
+
+
+def test_views_own_nothing_and_share_everything():
+    model = small_model()
+    assert not list(model.decoder.parameters())
+    assert not [key for key in model.state_dict() if key.startswith(("encoder", "decoder"))]
+    assert len(model.state_dict()) == len(set(model.state_dict()))
+    assert model.encoder.model is model
+    assert model.decoder.model is model
+    import copy
+
+    twin = copy.deepcopy(model)
+    assert twin.encoder.model is twin
+    assert twin.decoder.model is twin
