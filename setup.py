@@ -17,11 +17,12 @@ setup(
         "hydra-core>=1.3.2,<1.4",
         "omegaconf>=2.3.0,<2.4",
         "sentencepiece>=0.2.0",
-        "sacrebleu>=2.4",
+        "sacrebleu>=2.6,<3",
         "rouge-score>=0.1.2",
         "matplotlib>=3.8",
         "scikit-learn>=1.4",
         "scipy>=1.11",
+        "regex",
         "tqdm>=4.66",
     ],
     extras_require={

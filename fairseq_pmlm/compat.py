@@ -272,7 +272,7 @@ def _refused_type(error: Exception) -> str | None:
     # "Unsupported global: GLOBAL os.system was not an allowed global", "unsupported GLOBAL posix.system whose module"
     found = re.search(r"GLOBAL (\S+)", str(error))
     # "Can only build ..., but got <class>", "Trying to call reduce for unrecognized function <function>"
-    found = found or re.search(r"(?:but got|unrecognized function) (.+)", str(error))
+    found = found or re.search(r"(?:Can only (?:build|create) .+ but got|unrecognized function) (.+)", str(error))
     # torch drops the module of a builtin
     return re.sub(r"^(?=\w+$)", "builtins.", found[1]) if found else None
 

@@ -36,6 +36,9 @@ class PMLMConfig(FairseqDataclass):
     dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and on each sublayer's output"})
     attention_dropout: float = field(default=0.1, metadata={"help": "dropout on attention weights"})
     activation_dropout: float = field(default=0.0, metadata={"help": "dropout after the feed-forward activation"})
+    init_std: float = field(
+        default=0.02, metadata={"help": "standard deviation of the initial weights; narrow models learn sooner with more"}
+    )
     layer_norm_eps: float = field(default=1e-12, metadata={"help": "epsilon of every LayerNorm"})
     max_positions: int = field(
         default=512,
@@ -127,7 +130,7 @@ class Backbone(nn.Module):
             self.relative_bias = RelativePositionBias(
                 cfg.relative_position_bins, cfg.relative_position_max_distance, cfg.encoder_attention_heads
             )
-        self.apply(init_bert_weights)
+        self.apply(lambda module: init_bert_weights(module, cfg.init_std))
 
     def embed(self, tokens: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
         """int64 (batch, slots) each -> (batch, slots, dim)"""
@@ -176,17 +179,17 @@ class OutputLayer(nn.Module):
         self.activation_fn = activation(cfg)
         self.weight = embed_tokens.weight
         self.bias = nn.Parameter(torch.zeros(embed_tokens.num_embeddings))
-        self.dense.apply(init_bert_weights)
+        init_bert_weights(self.dense, cfg.init_std)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> logits (..., types)"""
         return F.linear(self.layer_norm(self.activation_fn(self.dense(x))), self.weight, self.bias)
 
 
-def init_bert_weights(module: nn.Module) -> None:
-    """BERT's initialization: N(0, 0.02), biases zero, the embedding of <pad> zero."""
+def init_bert_weights(module: nn.Module, std: float) -> None:
+    """BERT's initialization: N(0, std), biases zero, the embedding of <pad> zero."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=std)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             nn.init.zeros_(module.weight[module.padding_idx].detach())
         if isinstance(module, nn.Linear):

@@ -476,7 +476,7 @@ class RougeConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "tokenizer of --scoring rouge: default (a-z and 0-9), intl, char or spm; without this option "
-            "default, and a stop if more than 10%% of the letters are others"
+            "default, and a stop if more than a tenth of the letters are others"
         },
     )
     rouge_stem: bool = field(default=False, metadata={"help": "stem English words in --scoring rouge (Porter)"})

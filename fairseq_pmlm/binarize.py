@@ -1,0 +1,300 @@
+"""What the prepare scripts share: encode in parallel, call fairseq's preprocessing, publish a directory at once."""
+
+import contextlib
+import multiprocessing
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from argparse import ArgumentParser, Namespace
+from collections import Counter, deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Iterable, Iterator, Optional
+
+from fairseq.data import indexed_dataset
+from tqdm import tqdm
+
+from .bpe import FAIRSEQ_SYMBOLS, UNK, PMLMSentencepiece
+from .errors import PMLMError
+from .text import read_lines
+
+MODEL = "sentencepiece.model"  # the tasks look for this name beside dict.txt
+ENCODED = "encoded"  # folder of the text files that fairseq's preprocessing reads
+CHUNK = 1 << 16  # characters that go to a worker at a time; no part of the output depends on it
+# Whatever the prepare scripts write: --overwrite replaces a directory of these and nothing else.
+OURS = re.compile(
+    rf"dict(\.\w+)?\.txt|{re.escape(MODEL)}|{ENCODED}|(train|valid|test)(\.src-tgt\.(src|tgt))?\.(bin|idx)"
+    r"|(train|valid|test)\.(src|tgt|ref\d+)\.txt"
+)
+
+
+def add_common_arguments(parser: ArgumentParser) -> None:
+    """Options that both prepare scripts have."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument("--destdir", required=True, metavar="DIR", help="directory to write; appears when complete")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the corpus in --destdir (refused if it holds other files)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=cpus,
+        metavar="N",
+        help="processes that encode and binarize; the output is the same for any N (default: CPU cores, %(default)s)",
+    )
+    parser.add_argument(
+        "--keep-encoded",
+        action="store_true",
+        help=f"keep the encoded text in DIR/{ENCODED}, so that the fairseq-preprocess command printed can be run again",
+    )
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+@contextlib.contextmanager
+def building(destdir: str, overwrite: bool) -> Iterator[str]:
+    """A temporary directory beside *destdir* that becomes *destdir* when the block ends, and vanishes if it fails.
+
+    Raises:
+        PMLMError: *destdir* holds a corpus and *overwrite* is false, holds other files, or cannot be written.
+    """
+    destdir = os.path.realpath(destdir)
+    parent, name = os.path.split(destdir)
+    if os.path.lexists(destdir) and not os.path.isdir(destdir):
+        raise PMLMError(f"--destdir {destdir} is not a directory")
+    present = sorted(os.listdir(destdir)) if os.path.isdir(destdir) else []
+    strangers = [entry for entry in present if not OURS.fullmatch(entry)]
+    if strangers:
+        raise PMLMError(f"--destdir {destdir} holds other files ({strangers[0]}); choose a new directory")
+    if present and not overwrite:
+        raise PMLMError(f"--destdir {destdir} already holds a corpus; choose another or add --overwrite")
+
+    made = []  # parents that are not there yet, outermost last
+    folder = parent
+    while not os.path.isdir(folder):
+        made.append(folder)
+        folder = os.path.dirname(folder)
+    leftovers = [entry for entry in os.listdir(folder) if entry.startswith(f".{name}.building-")] if not made else []
+    if leftovers:
+        print(f"note: {os.path.join(parent, leftovers[0])} is left from a run that was killed, unless one is going on")
+
+    temporary = os.path.join(parent, f".{name}.building-{os.getpid()}")
+    previous = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _exit)  # clean up when asked to stop, as after Ctrl-C
+    done = False
+    try:
+        os.makedirs(temporary)
+        yield temporary
+        old = None
+        if os.path.isdir(destdir):
+            old = f"{temporary}-old"
+            os.rename(destdir, old)
+        try:
+            os.rename(temporary, destdir)
+        except OSError:
+            if old:
+                os.rename(old, destdir)
+            raise
+        done = True
+        if old:
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise PMLMError(f"cannot write --destdir {destdir}: {error.strerror or error}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, previous)
+        if not done:
+            shutil.rmtree(temporary, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                for folder in made:
+                    os.rmdir(folder)
+
+
+def _exit(signum, frame):
+    sys.exit(128 + signum)
+
+
+@dataclass
+class Encoded:
+    """What became of one text file."""
+
+    lines: int = 0  # as fairseq counts them, with the empty ones between documents
+    tokens: int = 0  # without </s>
+    unknown: int = 0
+    vanished: int = 0  # lines that the tokenizer's normalization left nothing of
+    longest: int = 0  # line, in tokens
+    symbols: Counter = field(default_factory=Counter)
+
+    def describe_unknown(self) -> str:
+        """For example ``2 (0.31%)``."""
+        return f"{self.unknown} ({self.unknown / max(self.tokens, 1):.2%})"
+
+
+def load_bpe(model: str) -> PMLMSentencepiece:
+    """The tokenizer of a model file; raises PMLMError if the file is missing or broken."""
+    return PMLMSentencepiece(Namespace(sentencepiece_model=model))
+
+
+_bpe: Optional[PMLMSentencepiece] = None  # of this worker process
+
+
+def _start_worker(model: str) -> None:
+    global _bpe
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which stops its workers
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    _bpe = load_bpe(model)
+
+
+def _follow_parent() -> None:
+    multiprocessing.parent_process().join()  # a pool whose parent was killed would wait for work for ever
+    os._exit(1)
+
+
+def _encode_chunk(lines: list[str], bpe: Optional[PMLMSentencepiece] = None) -> tuple[list[str], Counter]:
+    encoded = [(bpe or _bpe).encode(line) for line in lines]
+    return encoded, Counter(symbol for line in encoded for symbol in line.split())
+
+
+def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
+    chunk, size = [], 0
+    for line in lines:
+        chunk.append(line)
+        size += len(line) + 1
+        if size >= CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _encode_chunks(lines: Iterable[str], model: str, workers: int) -> Iterator[tuple[list[str], list[str], Counter]]:
+    """Raw lines, encoded lines and symbol counts of one chunk after the other, in the order of *lines*."""
+    if workers == 1:
+        bpe = load_bpe(model)
+        for chunk in _chunks(lines):
+            yield chunk, *_encode_chunk(chunk, bpe)
+        return
+    with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(model,)) as pool:
+        pending = deque()  # bounded: a corpus larger than memory must pass through
+        try:
+            for chunk in _chunks(lines):
+                pending.append((chunk, pool.submit(_encode_chunk, chunk)))
+                if len(pending) > 4 * workers:
+                    chunk, result = pending.popleft()
+                    yield chunk, *result.result()
+            for chunk, result in pending:
+                yield chunk, *result.result()
+        except BrokenProcessPool:
+            raise PMLMError("a worker process was killed, perhaps for want of memory; try fewer --workers") from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def encode_file(source: str, target: str, model: str, workers: int, total: int, label: str) -> Encoded:
+    """Encode a file of clean lines, one line per line.
+
+    Empty lines separate documents: one between two documents that have any tokens, none at either end.
+
+    Args:
+        source: text file of clean lines.
+        target: file to write: symbols separated by spaces.
+        model: sentencepiece model.
+        workers: number of processes.
+        total: lines in *source*, for the progress bar.
+        label: what the progress bar says.
+
+    Raises:
+        PMLMError: the model cannot be loaded, or a worker process was killed.
+    """
+    table = set(load_bpe(model).pieces)
+    count = Encoded()
+    between = False
+    lines = (line for _, line in read_lines(source))
+    with (
+        open(target, "w", encoding="utf-8", newline="\n") as out,
+        tqdm(total=total, desc=label, unit=" lines", unit_scale=True, disable=None) as bar,
+        contextlib.closing(_encode_chunks(lines, model, workers)) as chunks,
+    ):
+        for raw, encoded, symbols in chunks:
+            for text, line in zip(raw, encoded, strict=True):
+                if not text:
+                    between = count.lines > 0
+                elif not line:
+                    count.vanished += 1
+                else:
+                    if between:
+                        out.write("\n")
+                        count.lines += 1
+                        between = False
+                    out.write(line + "\n")
+                    count.lines += 1
+                    count.longest = max(count.longest, line.count(" ") + 1)
+            count.symbols.update(symbols)
+            bar.update(len(raw))
+    count.tokens = count.symbols.total()
+    count.unknown = sum(n for symbol, n in count.symbols.items() if symbol == UNK or symbol not in table)
+    return count
+
+
+def run_preprocess(folder: str, destdir: str, options: list[str], workers: int, expected: dict[str, Encoded]) -> None:
+    """Run ``fairseq-preprocess`` in *folder*, and compare what it wrote with what was encoded.
+
+    Args:
+        folder: working directory; ``options`` are relative to it.
+        destdir: what *folder* will be called, for the command that is printed.
+        options: options of fairseq-preprocess; destination and number of workers are added.
+        workers: number of processes.
+        expected: for each prefix of a binarized data set (``train``, ``train.src-tgt.src``), what it should hold.
+
+    Raises:
+        PMLMError: it failed, or a data set holds other numbers of lines or tokens than were encoded.
+    """
+    options = [*options, "--destdir", ".", "--workers", str(workers)]
+    command = [sys.executable, "-m", "fairseq_cli.preprocess", *options]
+    shown = f"cd {shlex.quote(destdir)} && {shlex.join(['fairseq-preprocess', *options])}"
+    print(f"running fairseq-preprocess (to run it again by hand, add --keep-encoded):\n  {shown}", flush=True)
+    ran = subprocess.run(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    if ran.returncode:
+        print(ran.stdout, file=sys.stderr)
+        last = (ran.stdout.strip().splitlines() or [f"exit status {ran.returncode}"])[-1]
+        raise PMLMError(f"fairseq-preprocess failed: {last}")
+    os.remove(os.path.join(folder, "preprocess.log"))  # dates and the temporary directory's name, nothing else
+    for prefix, count in expected.items():
+        data = indexed_dataset.make_dataset(os.path.join(folder, prefix), impl="mmap")
+        found = (len(data), int(data.sizes.sum())) if data is not None else (0, 0)
+        if found != (count.lines, count.tokens + count.lines):
+            raise PMLMError(
+                f"fairseq-preprocess wrote {found[0]} lines and {found[1]} tokens to {prefix}.bin instead of "
+                f"{count.lines} and {count.tokens + count.lines}; please try --workers 1"
+            )
+
+
+def read_dictionary(path: str) -> list[str]:
+    """The symbols of a ``dict.txt`` in the order of the file, without fairseq's own four.
+
+    Raises:
+        PMLMError: the file is missing or a line is not ``symbol count``.
+    """
+    symbols = []
+    for number, line in read_lines(path):
+        symbol, _, count = line.rpartition(" ")
+        if not symbol or not count.isdigit() or symbol in FAIRSEQ_SYMBOLS:
+            raise PMLMError(f"{path}, line {number}: not 'symbol count' as fairseq's dictionaries have it")
+        symbols.append(symbol)
+    return symbols

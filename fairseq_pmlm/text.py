@@ -1,0 +1,207 @@
+"""Raw text in, one clean line per record out.
+
+A corpus is full of characters that some later program takes for a line end or a column separator: U+2028 inside a JSON
+string, a form feed between pages, a lone carriage return. fairseq's files hold one record per line, and a record that
+becomes two shifts every line behind it against its partner. So text is cut at ``\\n`` and ``\\r\\n`` only (never with
+``str.splitlines``), and whatever else could break a line is replaced by a space and counted.
+"""
+
+import gzip
+import json
+import os
+import re
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Iterable, Iterator, Optional
+
+from .errors import PMLMError, describe
+
+# Control characters (tab, line breaks, NUL, C1 with U+0085), the two separators of Unicode, and half surrogates, which
+# JSON can spell but UTF-8 cannot hold. \r\n is one break.
+UNSAFE = re.compile("\r\n|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+NAMES = {"\t": "tab", "\n": "line feed", "\r": "carriage return", "\r\n": "line break", "\x00": "NUL"}
+
+
+def clean_line(text: str, replaced: Optional[Counter] = None) -> str:
+    """*text* as one line: line breaks, tabs and control characters become single spaces, half surrogates U+FFFD.
+
+    Args:
+        text: any string.
+        replaced: counts each replacement under the character's name, if given.
+    """
+
+    def replace(match: re.Match) -> str:
+        found = match.group()
+        surrogate = "\ud800" <= found <= "\udfff"
+        if replaced is not None:
+            replaced["half surrogate" if surrogate else NAMES.get(found, f"U+{ord(found[0]):04X}")] += 1
+        return "\ufffd" if surrogate else " "
+
+    return UNSAFE.sub(replace, text)
+
+
+@dataclass
+class Counts:
+    """What was read: the numbers that the prepare scripts report."""
+
+    files: int = 0
+    empty_files: int = 0
+    bytes: int = 0  # of text, after decompression
+    documents: int = 0
+    lines: int = 0
+    blank_lines: int = 0
+    replaced: Counter = field(default_factory=Counter)
+
+    def describe_replaced(self) -> str:
+        """For example ``3 (tab 2, U+2028 1)``."""
+        kinds = ", ".join(f"{name} {count}" for name, count in sorted(self.replaced.items()))
+        return f"{sum(self.replaced.values())}" + (f" ({kinds})" if kinds else "")
+
+
+def _open(path: str) -> BinaryIO:
+    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+
+
+def read_lines(path: str, counts: Optional[Counts] = None) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of every line of a file, plain or ``.gz``, without its line end.
+
+    The text is not cleaned. A byte order mark at the start of the file is left out.
+
+    Raises:
+        PMLMError: the file cannot be read, is not a gzip file although its name says so, or a line is not UTF-8.
+    """
+    try:
+        with _open(path) as stream:
+            for number, raw in enumerate(stream, start=1):  # binary files know one line end: \n
+                if counts is not None:
+                    counts.bytes += len(raw)
+                if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
+                    raw = raw[3:]
+                try:
+                    text = raw.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    hint = ""
+                    if number == 1 and raw.startswith(b"\x1f\x8b"):
+                        hint = "; it looks like a gzip file: give it a name that ends in .gz"
+                    elif number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                        hint = "; it looks like UTF-16: convert it, for example with iconv -f UTF-16 -t UTF-8"
+                    raise PMLMError(
+                        f"{path}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x} at column {error.start + 1})"
+                        + hint
+                    ) from None
+                yield number, text.removesuffix("\n").removesuffix("\r")
+    except gzip.BadGzipFile as error:
+        raise PMLMError(f"{path}: not a gzip file, although its name ends in .gz ({error})") from None
+    except (EOFError, zlib.error) as error:
+        raise PMLMError(f"{path}: the gzip file is damaged or cut off ({error})") from None
+    except OSError as error:
+        raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def list_files(paths: Iterable[str]) -> list[str]:
+    """The files that *paths* name, directories searched recursively and sorted by name.
+
+    Hidden files and directories (``.git``, ``.DS_Store``) inside a directory are left out.
+
+    Raises:
+        PMLMError: a path does not exist, or a directory holds no file.
+    """
+    files = []
+    for path in paths:
+        if os.path.isdir(path):
+            found = []
+            for folder, folders, names in os.walk(path):
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                candidates = (os.path.join(folder, name) for name in names if not name.startswith("."))
+                found += [candidate for candidate in candidates if os.path.isfile(candidate)]
+            if not found:
+                raise PMLMError(f"no files in the directory {path}")
+            files += sorted(found, key=lambda file: file.split(os.sep))
+        elif os.path.exists(path):
+            files.append(path)
+        else:
+            raise PMLMError(f"no such file or directory: {path}")
+    return files
+
+
+def read_documents(files: Iterable[str], documents: str = "blocks", counts: Optional[Counts] = None) -> Iterator[str]:
+    """Clean lines of text, and one empty string after each document.
+
+    A stream rather than lists, so that a document may be as large as the disk.
+
+    Args:
+        files: paths of text files, plain or ``.gz``.
+        documents: ``blocks``: blank lines separate documents, and so do files; ``files``: one document per file,
+            whose blank lines are left out.
+        counts: what was read is added here.
+
+    Raises:
+        PMLMError: see :func:`read_lines`.
+    """
+    counts = Counts() if counts is None else counts
+    for path in files:
+        counts.files += 1
+        before, inside = counts.lines, False
+        for _, text in read_lines(path, counts):
+            line = clean_line(text, counts.replaced)
+            if line.strip():
+                counts.lines += 1
+                inside = True
+                yield line
+                continue
+            counts.blank_lines += 1
+            if inside and documents == "blocks":
+                counts.documents += 1
+                inside = False
+                yield ""
+        if inside:
+            counts.documents += 1
+            yield ""
+        counts.empty_files += counts.lines == before
+
+
+def read_records(path: str, keys: Iterable[str], counts: Optional[Counts] = None) -> Iterator[tuple[int, list[Any]]]:
+    """Line number and the values of *keys* in every object of a JSON-lines file, plain or ``.gz``.
+
+    Blank lines are skipped and counted. Values are returned as they are; see :func:`text_value`.
+
+    Raises:
+        PMLMError: naming file, line and key: broken JSON, not an object, a missing key; also see :func:`read_lines`.
+    """
+    counts = Counts() if counts is None else counts
+    counts.files += 1
+    keys = list(keys)
+    for number, text in read_lines(path, counts):
+        if not text.strip():
+            counts.blank_lines += 1
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise PMLMError(f"{where}: broken JSON ({describe(error)})") from None
+        if not isinstance(record, dict):
+            raise PMLMError(f"{where}: not a JSON object with {' and '.join(keys)}, but {kind(record)}")
+        for key in keys:
+            if key not in record:
+                raise PMLMError(f"{where}: no key '{key}' (there is {', '.join(map(repr, record)) or 'no key at all'})")
+        counts.lines += 1
+        yield number, [record[key] for key in keys]
+
+
+def text_value(value: Any, where: str, counts: Counts) -> str:
+    """A JSON value as one clean line without white space around it; empty if there is nothing else.
+
+    Raises:
+        PMLMError: it is not text; *where* (file, line, key) starts the message.
+    """
+    if not isinstance(value, str):
+        raise PMLMError(f"{where}: not text, but {kind(value)}")
+    return clean_line(value.strip(), counts.replaced).strip()
+
+
+def kind(value: Any) -> str:
+    """What JSON calls the type of a value."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,105 @@
+#!/usr/bin/env python
+"""What a pre-trained model has learned: its losses by step of the factorization order, beside the unigram entropy.
+
+    python scripts/loss_by_step.py data-bin/corpus --path checkpoints/checkpoint_best.pt
+
+Losses are in bits per masked token of the validation text, at the places whose [M] slot shows [M]: where it shows the
+original or a random token, both objectives see that token alike. At the first step the two objectives see the same; at
+later steps the partially autoregressive one also sees the original tokens of the steps before.
+"""
+
+import argparse
+import json
+import math
+import os
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fairseq import checkpoint_utils, utils
+from fairseq.data import data_utils
+from tqdm import tqdm
+
+import fairseq_pmlm  # noqa: F401
+from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.tasks.pmlm import PMLMTask
+
+GROUPS = [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 10**9)]  # first and last step
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("data", help="directory made by prepare_pretraining.py")
+    parser.add_argument("--path", required=True, help="checkpoint of --task pmlm")
+    parser.add_argument("--split", default="valid", help="part of the data to measure on")
+    parser.add_argument("--max-tokens", type=int, default=8000, help="slots per batch")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers to FILE")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
+        [args.path], arg_overrides={"data": args.data, "objective": "ae+par"}
+    )
+    if not isinstance(task, PMLMTask):
+        raise PMLMError(f"--path {args.path} was trained for {task.__class__.__name__}, not for --task pmlm")
+    model = models[0].eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+    task.load_dataset(args.split)
+    rows = np.concatenate(list(losses(model, task, task.dataset(args.split), args.max_tokens, device)))
+    entropy = unigram_entropy(os.path.join(args.data, "train"), task.dictionary)
+    table = [
+        summary(rows, f"{a}" if a == b else f"{a} and later" if b > 10**6 else f"{a}-{b}", a, b) for a, b in GROUPS
+    ]
+    table = [row for row in table if row["tokens"]] + [summary(rows, "all", 1, 10**9)]
+    print(f"{'step':>12} {'tokens':>9} {'AE bits':>9} {'PAR bits':>9}")
+    for row in table:
+        print(f"{row['step']:>12} {row['tokens']:>9,} {row['ae']:>9.3f} {row['par']:>9.3f}")
+    print(f"unigram entropy of the training text: {entropy:.3f} bits")
+    if args.json:
+        with open(args.json + ".tmp", "w", encoding="utf-8") as f:
+            json.dump({"unigram_entropy": entropy, "steps": table}, f, indent=1)
+        os.replace(args.json + ".tmp", args.json)
+
+
+@torch.no_grad()
+def losses(model, task, dataset, max_tokens, device):
+    """Batches of float64 (tokens, 3): step, AE loss and PAR loss in bits, where the [M] slot shows [M]."""
+    iterator = task.get_batch_iterator(dataset, max_tokens=max_tokens).next_epoch_itr(shuffle=False)
+    for sample in tqdm(iterator, desc="measuring", unit="batch", leave=False):
+        sample = utils.move_to_cuda(sample) if device == "cuda" else sample
+        net_input = sample["net_input"]
+        logits = model(**net_input).float()
+        nll = F.cross_entropy(logits.flatten(0, 1), sample["target"].flatten(), reduction="none") / math.log(2)
+        ae, par = nll.view_as(sample["target"]).chunk(2, dim=1)
+        masked, pseudo = net_input["queries"].chunk(2, dim=1)
+        shown = net_input["tokens"].gather(1, masked).eq(task.dictionary.index("<mask>"))
+        shown &= sample["target"].chunk(2, dim=1)[0].ne(task.dictionary.pad())
+        steps = -net_input["steps"].gather(1, pseudo)
+        yield torch.stack([steps[shown].double(), ae[shown].double(), par[shown].double()], dim=1).cpu().numpy()
+
+
+def unigram_entropy(prefix, dictionary):
+    """Entropy, in bits, of the tokens of the binarized text at *prefix*, without </s>."""
+    dataset = data_utils.load_indexed_dataset(prefix, dictionary)
+    if dataset is None:
+        raise PMLMError(f"{prefix}.bin does not exist")
+    counts = np.zeros(len(dictionary), np.int64)
+    for start in range(0, len(dataset), 10000):
+        lines = torch.cat([dataset[i] for i in range(start, min(start + 10000, len(dataset)))])
+        counts += np.bincount(lines.numpy(), minlength=len(dictionary))
+    counts[dictionary.eos()] = 0
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log2(share)).sum())
+
+
+def summary(rows, name, first, last):
+    chosen = rows[(rows[:, 0] >= first) & (rows[:, 0] <= last)]
+    means = chosen[:, 1:].mean(axis=0) if len(chosen) else (math.nan, math.nan)
+    return {"step": name, "tokens": len(chosen), "ae": float(means[0]), "par": float(means[1])}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+#!/usr/bin/env python
+"""Draw who sees whom: the slots of one real example and its attention mask, like figure 5 of the paper.
+
+    python scripts/show_mask.py data-bin/corpus --out mask.png                  # a block of the validation text
+    python scripts/show_mask.py data-bin/corpus --text "A sentence." --out mask.svg
+    python scripts/show_mask.py data-bin/pairs --index 3 --out pair.png         # a source and its target
+
+The example is laid out by the code that lays out the training data. Rows are queries and columns are keys; a coloured
+cell means that the row's slot attends the column's.
+"""
+
+import argparse
+import os
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+from fairseq.data import ListDataset, data_utils
+
+import fairseq_pmlm  # noqa: F401
+from fairseq_pmlm import identity, layout
+from fairseq_pmlm.bpe import PMLMSentencepiece
+from fairseq_pmlm.datasets import OBJECTIVES, PMLMDataset, TextBlocks
+from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.tasks.base import load_dictionary
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
+
+KINDS = {  # name of the slot kind: colour of the cells whose key is of this kind
+    "hidden": "#f4f4f4",
+    "context": "#8fb8de",
+    "[M] in the context": "#3b6ea5",
+    "original token": "#e8a33d",
+    "[P]": "#c4453c",
+}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("data", help="directory made by prepare_pretraining.py or prepare_seq2seq.py")
+    parser.add_argument("--out", default="mask.png", help="picture to write; .png or .svg decides the format")
+    parser.add_argument("--split", default="valid", help="which part of the data the example comes from")
+    parser.add_argument("--index", type=int, default=0, help="number of the example in the split, from 0")
+    parser.add_argument("--text", help="draw this sentence instead (with the tokenizer of the data directory)")
+    parser.add_argument("--objective", default="ae+par", choices=list(OBJECTIVES), help="pre-training objective")
+    parser.add_argument("--tokens", type=int, default=28, help="longest text to draw, in tokens; more is hard to read")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the mask")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    if os.path.splitext(args.out)[1] not in (".png", ".svg"):
+        raise PMLMError(f"--out {args.out} is neither a .png nor a .svg file")
+    if args.index < 0 or args.tokens < 4:
+        raise PMLMError(f"--index {args.index} must be 0 or more, --tokens {args.tokens} 4 or more")
+    pairs = None if args.text else find_pairs(args.data, args.split)
+    dictionary = load_dictionary(args.data, f"dict.{pairs[0]}.txt" if pairs else "dict.txt")
+    slots, title = pair(args, dictionary, *pairs) if pairs else block(args, dictionary)
+    draw(slots, dictionary, title, args.out)
+    print(f"{len(slots.tokens)} slots, {slots.context_length} of them context: wrote {args.out}")
+
+
+def find_pairs(data, split):
+    """(source, target) suffixes where *data* holds binarized pairs, else None."""
+    for name in sorted(os.listdir(data)) if os.path.isdir(data) else []:
+        parts = name.split(".")
+        if len(parts) == 4 and parts[0] == split and parts[3] == "idx" and parts[1].split("-")[0] == parts[2]:
+            return parts[1].split("-")
+    return None
+
+
+def load(prefix, dictionary, index):
+    dataset = data_utils.load_indexed_dataset(prefix, dictionary)
+    if dataset is None:
+        raise PMLMError(f"{prefix}.bin does not exist")
+    if index >= len(dataset):
+        raise PMLMError(f"--index {index}: {prefix} holds {len(dataset):,} lines")
+    return dataset
+
+
+def block(args, dictionary):
+    """Slots of a block of text."""
+    if args.text:
+        tokenizer = identity.find_tokenizer(args.data)
+        if tokenizer is None:
+            raise PMLMError(f"{args.data} holds no tokenizer for --text")
+        encoded = PMLMSentencepiece(SimpleNamespace(sentencepiece_model=tokenizer)).encode(args.text)
+        line = dictionary.encode_line(encoded, add_if_not_exist=False).long()
+        text, args.index = ListDataset([line], np.array([len(line)])), 0
+    else:
+        text = load(os.path.join(args.data, args.split), dictionary, 0)
+    blocks = TextBlocks(text, args.tokens - 3, dictionary.pad(), dictionary.eos(), "complete_doc")
+    if args.index >= len(blocks):
+        raise PMLMError(f"--index {args.index}: there are {len(blocks):,} blocks of at most {args.tokens} tokens")
+    data = PMLMDataset(blocks, dictionary, objective=args.objective, seed=args.seed)
+    return data[args.index]["slots"], f"Pre-training, --objective {args.objective}"
+
+
+def pair(args, dictionary, source_lang, target_lang):
+    """Slots of a source and its target."""
+    prefix = os.path.join(args.data, f"{args.split}.{source_lang}-{target_lang}.")
+    source, target = (load(prefix + side, dictionary, args.index)[args.index] for side in (source_lang, target_lang))
+    source = np.concatenate([[dictionary.bos()], source[: args.tokens - 2], [dictionary.eos()]])
+    target = target[: args.tokens].numpy()
+    pseudo = np.full(len(target), dictionary.index("<pseudo>"))
+    return layout.seq2seq_layout(source, target, pseudo), "Fine-tuning: source and target"
+
+
+def draw(slots, dictionary, title, out):
+    """Write the picture of *slots* to *out*: by a temporary name, so that no half of it is ever there."""
+    names = [label(dictionary, *slot) for slot in zip(slots.tokens, slots.positions, slots.steps, strict=True)]
+    kinds = np.where(slots.steps < 0, 4, np.where(slots.steps > 0, 3, 1))
+    masked = slots.queries[: slots.context_queries]
+    kinds[masked] = 2
+    cells = np.where(layout.visible(slots.steps, slots.steps), kinds[None, :], 0)
+
+    n, c = len(names), slots.context_length
+    size = max(5.0, 0.24 * n)
+    figure, axes = plt.subplots(figsize=(size + 1.5, size + 1.2))
+    axes.imshow(cells, cmap=ListedColormap(list(KINDS.values())), vmin=0, vmax=len(KINDS) - 1)
+    axes.set_xticks(range(n), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(n), names, fontsize=8)
+    axes.xaxis.tick_top()
+    axes.set_xticks(np.arange(-0.5, n), minor=True)
+    axes.set_yticks(np.arange(-0.5, n), minor=True)
+    axes.grid(which="minor", color="white", linewidth=0.6)
+    axes.tick_params(which="both", length=0)
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        for tick, kind in zip(ticks, kinds, strict=True):
+            tick.set_color("black" if kind == 1 else list(KINDS.values())[kind])
+    for line in (axes.axhline, axes.axvline):
+        line(c - 0.5, color="black", linewidth=1)
+    axes.set_xlabel("key (attended)")
+    axes.set_ylabel("query (attends)")
+    present = [kind for i, kind in enumerate(KINDS) if i == 0 or (kinds == i).any()]
+    figure.legend(
+        [Patch(facecolor=KINDS[kind], edgecolor="#999999") for kind in present],
+        present,
+        loc="lower center",
+        ncol=len(present),
+        frameon=False,
+        fontsize=9,
+    )
+    axes.set_title(f"{title}\n(numbers: position in the text; w: signed step, 0 for context)", fontsize=10, pad=12)
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    root, extension = os.path.splitext(out)
+    temporary = f"{root}.tmp{extension}"
+    figure.savefig(temporary, dpi=150)
+    plt.close(figure)
+    os.replace(temporary, out)
+
+
+def label(dictionary, token, position, step):
+    """The name of a slot: its token; and, where it is not context, the place it stands for and its step."""
+    name = {"<mask>": "[M]", "<pseudo>": "[P]"}.get(dictionary[token], dictionary[token]).replace("$", r"\$")
+    return f"{position} {name}" + (f"  w={step:+d}" if step else "")
+
+
+if __name__ == "__main__":
+    main()

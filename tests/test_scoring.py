@@ -1,0 +1,473 @@
+"""Scores equal those of rouge-score and sacrebleu, intervals mean something, bad input stops with one line."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sacrebleu
+import sentencepiece
+from fairseq import options, scoring
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+
+import fairseq_pmlm.scoring
+from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.scoring import (
+    ROUGE_TYPES,
+    build_rouge_tokenizer,
+    format_table,
+    read_generate_output,
+    read_lines,
+    resample_sums,
+    score_bleu,
+    score_chrf,
+    score_rouge,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = ["the", "cats", "cat", "sat", "sitting", "on", "a", "mat", "dog", "ran", "home", "fast", "."]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    """200 hypotheses, some empty, and two lists of references that overlap with them."""
+    generator = np.random.default_rng(0)
+
+    def text(low, high):
+        return " ".join(generator.choice(WORDS, size=generator.integers(low, high)))
+
+    hypotheses = [text(0, 12) for _ in range(200)]
+    first = [f"{hypothesis} {text(1, 8)}" for hypothesis in hypotheses]
+    second = [text(1, 14) for _ in hypotheses]
+    return hypotheses, first, second
+
+
+@pytest.fixture(scope="module")
+def spm_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spm")
+    text = folder / "text"
+    text.write_text("나는 학교에 간다\n나는 집에 간다\n我爱北京。\n我爱上海。\nthe cat sat on the mat .\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "m"), vocab_size=60, hard_vocab_limit=False, minloglevel=2
+    )
+    return str(folder / "m.model")
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("score_script", ROOT / "scripts" / "score.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def means(scores):
+    return {name: value.mean for name, value in scores.values.items()}
+
+
+def write(path, *lines):
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+    return str(path)
+
+
+# ROUGE
+
+
+def test_rouge_by_hand():
+    # 1-grams: 5 of 5 and 5 of 6; 2-grams: 3 of 4 and 3 of 5; longest common subsequence: all 5 words
+    scores = score_rouge(["The cat on the mat."], [["The cat sat on the mat."]], bootstrap=0)
+    expected = {"rouge1": 1000 / 11, "rouge2": 200 / 3, "rougeL": 1000 / 11, "rougeLsum": 1000 / 11}
+    assert means(scores) == pytest.approx(expected)
+
+
+def test_rouge_lsum_takes_lines_as_sentences():
+    scores = score_rouge(["d e\na b c"], [["a b c\nd e"]], bootstrap=0)
+    assert means(scores)["rougeL"] == pytest.approx(60)
+    assert means(scores)["rougeLsum"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("stem", [False, True])
+def test_rouge_equals_rouge_score(corpus, stem):
+    hypotheses, first, second = corpus
+    scorer = RougeScorer(ROUGE_TYPES, use_stemmer=stem)
+    direct = [scorer.score_multi([a, b], h) for h, a, b in zip(hypotheses, first, second, strict=True)]
+    scores = score_rouge(hypotheses, [first, second], stem=stem, bootstrap=0)
+    for name in ROUGE_TYPES:
+        expected = [100 * row[name].fmeasure for row in direct]
+        np.testing.assert_allclose(scores.per_segment[name], expected, rtol=0, atol=1e-12)
+        assert scores.values[name].mean == pytest.approx(np.mean(expected))
+    assert f"|nrefs:2|tok:default|stem:{'yes' if stem else 'no'}|agg:mean|multiref:max|" in scores.signature
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text("ab c.\nA1é", max_size=20), st.text("ab c.\nA1é", max_size=20))
+def test_rouge_equals_rouge_score_on_any_text(hypothesis, reference):
+    direct = RougeScorer(ROUGE_TYPES).score(reference, hypothesis)
+    scores = score_rouge([hypothesis], [[reference]], tokenizer="default", bootstrap=0)
+    assert means(scores) == pytest.approx({name: 100 * direct[name].fmeasure for name in ROUGE_TYPES})
+
+
+def test_best_reference_per_type_and_segment():
+    # reference 1 is better in words, reference 2 in word pairs
+    scores = score_rouge(["a b c d"], [["d c b a"], ["a b x y"]], bootstrap=0)
+    assert means(scores)["rouge1"] == pytest.approx(100)
+    assert means(scores)["rouge2"] == pytest.approx(100 / 3)
+
+
+def test_stemmer():
+    assert means(score_rouge(["cats sitting"], [["cat sits"]], stem=True, bootstrap=0))["rouge1"] == pytest.approx(100)
+    assert means(score_rouge(["cats sitting"], [["cat sits"]], bootstrap=0))["rouge1"] == 0
+
+
+def test_empty_hypotheses_score_0_and_are_counted():
+    scores = score_rouge(["", " ", "a"], [["a", "a", "a"]], bootstrap=0)
+    assert scores.per_segment["rouge1"].tolist() == [0, 0, 100]
+    assert (scores.segments, scores.empty) == (3, 2)
+    assert "3 segments, 2 of them with an empty hypothesis" in format_table(scores)
+    assert score_bleu(["", "a"], [["a", "a"]], bootstrap=0).empty == 1
+    assert score_chrf(["", "abc"], [["abc", "abc"]], bootstrap=0).per_segment["chrf"].tolist() == [0, 100]
+
+
+# BLEU and chrF
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "theirs"), [(None, "13a"), ("default", "13a"), ("intl", "intl"), ("char", "char")]
+)
+def test_bleu_equals_sacrebleu(corpus, tokenizer, theirs):
+    hypotheses, *references = corpus
+    for used in (references[:1], references):
+        scores = score_bleu(hypotheses, used, tokenizer=tokenizer, bootstrap=10)
+        expected = sacrebleu.corpus_bleu(hypotheses, used, tokenize=theirs).score
+        assert scores.values["bleu"].mean == pytest.approx(expected)
+        assert scores.values["bleu"].mean > 10
+        assert f"|nrefs:{len(used)}|case:mixed|eff:no|tok:{theirs}|smooth:exp|" in scores.signature
+    assert scores.per_segment is None
+
+
+def test_chrf_equals_sacrebleu(corpus):
+    hypotheses, *references = corpus
+    scores = score_chrf(hypotheses, references, bootstrap=10)
+    assert scores.values["chrf"].mean == pytest.approx(sacrebleu.corpus_chrf(hypotheses, references).score)
+    expected = [sacrebleu.sentence_chrf(h, list(refs)).score for h, *refs in zip(hypotheses, *references, strict=True)]
+    np.testing.assert_allclose(scores.per_segment["chrf"], expected)
+    assert scores.signature.startswith("chrf|nrefs:2|case:mixed|eff:yes|nc:6|nw:0|space:no|bootstrap:10|seed:12345|")
+
+
+# Bootstrap
+
+
+def test_resamples_are_sums_over_drawn_segments():
+    stats = np.random.default_rng(1).random((7, 3))
+    draws = np.random.default_rng(5).integers(7, size=(50, 7))
+    np.testing.assert_allclose(resample_sums(stats, 50, seed=5), stats[draws].sum(axis=1))
+
+
+def test_rouge_interval(corpus):
+    hypotheses, first, _ = corpus
+    scores = score_rouge(hypotheses, [first])
+    for name in ROUGE_TYPES:
+        mean, low, high = scores.values[name]
+        assert low < mean < high
+        # the mean of 200 segments is close to normal
+        half = 1.96 * scores.per_segment[name].std() / np.sqrt(len(hypotheses))
+        assert high - low == pytest.approx(2 * half, rel=0.1)
+
+    again = score_rouge(hypotheses, [first])
+    assert again.values == scores.values
+    assert score_rouge(hypotheses, [first], seed=1).values["rouge1"].low != scores.values["rouge1"].low
+    narrow = score_rouge(hypotheses, [first], confidence=0.5).values["rouge1"]
+    assert scores.values["rouge1"].low < narrow.low < narrow.high < scores.values["rouge1"].high
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(score_bleu, sacrebleu.BLEU), (score_chrf, sacrebleu.CHRF)])
+def test_interval_agrees_with_sacrebleu(corpus, monkeypatch, ours, theirs):
+    monkeypatch.delenv("SACREBLEU_SEED", raising=False)  # its default is our default seed
+    hypotheses, *references = corpus
+    name, (mean, low, high) = next(iter(ours(hypotheses, references, bootstrap=1000).values.items()))
+    expected = theirs().corpus_score(hypotheses, references, n_bootstrap=1000)
+    assert low < mean < high
+    assert (high - low) / 2 == pytest.approx(expected._ci, rel=0.05), name
+
+
+def test_without_bootstrap_there_is_no_interval():
+    scores = score_rouge(["a"], [["a"]], bootstrap=0)
+    assert scores.values["rouge1"] == (100, None, None)
+    assert "|bootstrap:0|rouge-score:" in scores.signature
+    assert "interval" not in format_table(scores)
+
+
+def test_signature_and_table():
+    scores = score_rouge(["a b"], [["a b"]])
+    assert scores.signature == (
+        "rouge1+rouge2+rougeL+rougeLsum|nrefs:1|tok:default|stem:no|agg:mean|multiref:max|bootstrap:1000|seed:12345"
+        f"|rouge-score:0.1.2|pmlm:{fairseq_pmlm.__version__}"
+    )
+    chrf = score_chrf(["a b"], [["a b"]])
+    table = format_table(scores, chrf).splitlines()
+    assert table[0] == "metric      score   95 % interval"
+    assert table[1] == "rouge1     100.00   100.00 .. 100.00"
+    assert table[-3:] == ["1 segments", scores.signature, chrf.signature]
+
+
+# Tokenizers
+
+
+def rouge1(hypothesis, reference, **options):
+    return means(score_rouge([hypothesis], [[reference]], bootstrap=0, **options))["rouge1"]
+
+
+def test_korean():
+    hypothesis, reference = "나는 집에 간다.", "나는 학교에 간다."
+    assert rouge1(hypothesis, reference, tokenizer="default") == 0
+    assert rouge1(hypothesis, reference, tokenizer="intl") == pytest.approx(200 / 3)
+    assert rouge1(hypothesis, reference, tokenizer="char") == pytest.approx(100 * 2 * 5 / (6 + 7))
+    assert rouge1(unicodedata.normalize("NFD", reference), reference, tokenizer="intl") == 100
+
+
+def test_vietnamese():
+    tokenize, _ = build_rouge_tokenizer("intl")
+    assert tokenize("Tôi YÊU tiếng Việt!") == ["tôi", "yêu", "tiếng", "việt"]
+    assert tokenize(unicodedata.normalize("NFD", "Tôi yêu tiếng Việt")) == ["tôi", "yêu", "tiếng", "việt"]
+    assert build_rouge_tokenizer("default")[0]("tiếng Việt") == ["ti", "ng", "vi", "t"]
+    # "tiếng" and "tiêng" are different words, whatever is left of them in a-z
+    assert rouge1("tiếng Việt", "tiêng Việt", tokenizer="intl") == 50
+
+
+def test_chinese():
+    assert rouge1("我爱上海。", "我爱北京。", tokenizer="char") == 50
+    assert rouge1("我爱上海。", "我爱北京。", tokenizer="intl") == 0  # one "word" each
+    assert score_bleu(["我爱上海。"], [["我爱上海。"]], tokenizer="char").values["bleu"].mean == pytest.approx(100)
+
+
+def test_marks_stay_with_their_letters():
+    assert build_rouge_tokenizer("intl")[0]("हिन्दी भाषा।") == ["हिन्दी", "भाषा"]
+    assert build_rouge_tokenizer("char")[0]("हिन्दी, 7") == ["हि", "न्", "दी", "7"]
+
+
+def test_sentencepiece(spm_model):
+    processor = sentencepiece.SentencePieceProcessor(model_file=spm_model)
+    hypotheses, references = ["나는 집에 간다", "我爱上海。"], ["나는 학교에 간다", "我爱北京。"]
+
+    scores = score_rouge(hypotheses, [references], tokenizer="spm", sentencepiece_model=spm_model, bootstrap=0)
+    tokenize, name = build_rouge_tokenizer("spm", sentencepiece_model=spm_model)
+    tokens = tokenize("我爱上海。")
+    assert "".join(tokens).replace("▁", "") == "我爱上海"
+    assert 0 < means(scores)["rouge1"] < 100
+    assert f"|tok:{name}|" in scores.signature
+    assert len(name) == len("spm-01234567")
+
+    pieces = [[" ".join(processor.encode(text, out_type=str)) for text in texts] for texts in (hypotheses, references)]
+    expected = sacrebleu.corpus_bleu(pieces[0], [pieces[1]], tokenize="none", force=True).score
+    scores = score_bleu(hypotheses, [references], tokenizer="spm", sentencepiece_model=spm_model, bootstrap=0)
+    assert scores.values["bleu"].mean == pytest.approx(expected)
+    assert f"|tok:{name}|" in scores.signature
+
+
+# What stops
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["나는 학교에 간다", "Tôi yêu tiếng Việt", unicodedata.normalize("NFD", "Tôi yêu tiếng Việt"), "abcdefghй"],
+)
+def test_stop_where_the_default_tokenizer_would_drop_the_text(text):
+    with pytest.raises(PMLMError, match=r"% of the letters lie outside a-z.*'intl'.*'char'.*'spm'"):
+        score_rouge([text], [[text]])
+    score_rouge([text], [[text]], tokenizer="default", bootstrap=0)  # asked for, so done
+
+
+def test_no_stop_for_some_accents():
+    text = "The café's naïve résumé — 12 ½ € — is about the Straße, they said in English"
+    score_rouge([text], [[text]], bootstrap=0)
+    score_rouge(["abcdefghi"], [["abcdefghi й й"]], bootstrap=0)  # 2 of 20 letters: just 10 %
+    score_rouge([""], [["..."]], bootstrap=0)  # no letters
+
+
+def test_bleu_stops_for_scripts_without_spaces():
+    with pytest.raises(PMLMError, match=r"without spaces.*'char'"):
+        score_bleu(["我爱北京"], [["我爱北京"]])
+    score_bleu(["나는 학교에 간다"], [["나는 학교에 간다"]], bootstrap=0)
+    score_bleu(["我爱北京"], [["我爱北京"]], tokenizer="default", bootstrap=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokenizer": "mecab"}, "tokenizer 'mecab': unknown; there are default, intl, char, spm"),
+        ({"tokenizer": "spm"}, "needs the path of a sentencepiece model"),
+        ({"tokenizer": "intl", "sentencepiece_model": "m"}, "for the tokenizer 'spm' only"),
+        ({"tokenizer": "intl", "stem": True}, "stemmer is for English"),
+        ({"tokenizer": "spm", "sentencepiece_model": "/no/such"}, "/no/such: cannot be loaded: FileNotFoundError"),
+        ({"tokenizer": "spm", "sentencepiece_model": __file__}, "cannot be loaded"),
+        ({"bootstrap": -1}, "bootstrap -1"),
+        ({"confidence": 95.0}, "confidence 95.0"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(PMLMError, match=message) as error:
+        score_rouge(["a"], [["a"]], **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("score", [score_rouge, score_bleu, score_chrf])
+def test_bad_segments(score):
+    for hypotheses, references, message in [
+        ([], [[]], "nothing to score"),
+        (["a"], [], "one list of texts per reference file"),
+        (["a"], ["a"], "one list of texts per reference file"),
+        (["a", "b"], [["a", "b"], ["a"]], "2 hypotheses but 1 texts in reference list 2"),
+    ]:
+        with pytest.raises(PMLMError, match=message):
+            score(hypotheses, references)
+
+
+# Files
+
+
+def test_lines_end_at_newlines_only(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes("\ufeffa\u2028b\u0085c\x0cd\r\n\n e \n\nlast".encode())
+    assert read_lines(path) == ["a\u2028b\u0085c\x0cd", "", " e ", "", "last"]
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(PMLMError, match="nothere: cannot be read: No such file"):
+        read_lines(tmp_path / "nothere")
+    with pytest.raises(PMLMError, match="cannot be read: Is a directory"):
+        read_lines(tmp_path)
+    (tmp_path / "empty").touch()
+    with pytest.raises(PMLMError, match="empty: is empty"):
+        read_lines(tmp_path / "empty")
+    (tmp_path / "latin").write_bytes("a\nb\ncafé\n".encode("latin-1"))
+    with pytest.raises(PMLMError, match=r"latin, line 3: not UTF-8 \(byte 4"):
+        read_lines(tmp_path / "latin")
+
+
+def test_generate_output(tmp_path):
+    path = write(
+        tmp_path / "g",
+        "2024-01-01 | INFO | D-day",
+        *["S-1\tsource", "H-1\t-0.3\tsub word", "D-1\t-0.3\tbest\u2028of 1", "P-1\t-0.1", "D-1\t-0.4\tsecond of 1"],
+        *["D-10\t-1\tten", "D-0\t-0.2\ta\ttab"],
+        *(f"D-{i}\t-1\t" for i in range(2, 10)),
+        "Generate test with beam=2: rouge1 = 1",
+    )
+    assert read_generate_output(path) == ["a\ttab", "best\u2028of 1", *[""] * 8, "ten"]
+
+    with pytest.raises(PMLMError, match="no hypothesis D-1, but ids up to 3"):
+        read_generate_output(write(tmp_path / "g", "D-0\t0\ta", "D-3\t0\tb", "D-2\t0\tc"))
+    with pytest.raises(PMLMError, match="g, line 1: expected D-<id>"):
+        read_generate_output(write(tmp_path / "g", "D-0\ttext"))
+    with pytest.raises(PMLMError, match="is this the output of fairseq-generate"):
+        read_generate_output(write(tmp_path / "g", "H-0\t0\ta"))
+
+
+# scripts/score.py
+
+
+def run(*args):
+    command = [sys.executable, str(ROOT / "scripts" / "score.py"), *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_script_prints_a_table_or_json(tmp_path, corpus, script, capsys):
+    files = [write(tmp_path / name, *texts) for name, texts in zip(["h", "r1", "r2"], corpus, strict=True)]
+    args = ["--metric", "rouge", "--metric", "bleu", "--metric", "chrf", "--hyp", files[0]]
+    args += ["--ref", files[1], "--ref", files[2], "--bootstrap", "50", "--seed", "7"]
+    hypotheses, *references = corpus
+    parts = [score(hypotheses, references, bootstrap=50, seed=7) for score in (score_rouge, score_bleu, score_chrf)]
+
+    done = run(*args, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads(done.stdout)
+    assert (result["segments"], result["empty"], result["confidence"]) == (200, parts[0].empty, 0.95)
+    assert result["signatures"] == dict(zip(["rouge", "bleu", "chrf"], [p.signature for p in parts], strict=True))
+    assert {name: tuple(value.values()) for name, value in result["scores"].items()} == {
+        name: pytest.approx(tuple(value)) for part in parts for name, value in part.values.items()
+    }
+
+    script.main(args)
+    assert capsys.readouterr().out == format_table(*parts) + "\n"
+
+
+def test_script_stops_with_one_line(tmp_path):
+    done = run("--metric", "rouge", "--hyp", write(tmp_path / "h", "a", "b"), "--ref", write(tmp_path / "r", "a"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (f"fairseq_pmlm: error: {tmp_path}/h has 2 hypotheses but {tmp_path}/r has 1 lines\n")
+
+
+def test_script_options(tmp_path, script, capsys):
+    hypotheses, references = write(tmp_path / "h", "D-1\t0\tb", "D-0\t0\ta"), write(tmp_path / "r", "a", "b")
+    script.main(["--metric", "rouge", "--hyp-from-generate", hypotheses, "--ref", references, "--bootstrap", "0"])
+    assert "rouge1     100.00\n" in capsys.readouterr().out
+
+    files = ["--hyp", references, "--ref", references]
+    for args, message in [
+        (["--metric", "bertscore"], "--metric bertscore: unknown; there are rouge, bleu, chrf"),
+        (["--metric", "bleu", "--stem"], "--stem: is for --metric rouge only"),
+        (["--metric", "chrf", "--tokenizer", "char"], "--tokenizer: chrf works on characters"),
+        (["--metric", "rouge", "--tokenizer", "mecab"], "tokenizer 'mecab': unknown"),
+    ]:
+        with pytest.raises(PMLMError, match=message):
+            script.main([*args, *files])
+
+
+# fairseq's --scoring rouge
+
+
+def build_scorer(*args):
+    parser = options.get_generation_parser()
+    args = options.parse_args_and_arch(parser, ["data", "--path", "model.pt", "--scoring", "rouge", *args])
+    return scoring.build_scorer(convert_namespace_to_omegaconf(args).scoring, None)
+
+
+def test_fairseq_scorer(corpus):
+    hypotheses, first, _ = corpus
+    scorer = build_scorer("--rouge-stem")
+    for reference, hypothesis in zip(first, hypotheses, strict=True):
+        scorer.add_string(reference, hypothesis)
+    expected = score_rouge(hypotheses, [first], stem=True, bootstrap=0)
+    assert scorer.score() == pytest.approx(expected.values["rougeL"].mean)
+    assert scorer.result_string() == (
+        " ".join(f"{name} = {value.mean:.2f}" for name, value in expected.values.items())
+        + f" (200 segments, {expected.empty} empty) {expected.signature}"
+    )
+
+    scorer = scoring.build_scorer("rouge", None)
+    scorer.add_string("a b", "a b")
+    assert scorer.score() == 100
+
+
+def test_fairseq_scorer_tokenizers(spm_model):
+    scorer = build_scorer("--rouge-tokenizer", "spm", "--rouge-sentencepiece-model", spm_model)
+    scorer.add_string("나는 학교에 간다", "나는 학교에 간다")
+    assert scorer.score() == 100
+
+    scorer = build_scorer()
+    for _ in range(scorer.EARLY - 1):
+        scorer.add_string("나는 학교에 간다", "나는 집에 간다")
+    with pytest.raises(PMLMError, match="outside a-z"):  # while decoding, not after it
+        scorer.add_string("나는 학교에 간다", "나는 집에 간다")
+    with pytest.raises(PMLMError, match="tokenizer 'mecab': unknown"):
+        build_scorer("--rouge-tokenizer", "mecab")
+
+
+def test_a_second_import_is_harmless():
+    before = scoring.SCORER_REGISTRY["rouge"]
+    spec = importlib.util.spec_from_file_location("scoring_again", fairseq_pmlm.scoring.__file__)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["scoring_again"] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules["scoring_again"]
+    assert scoring.SCORER_REGISTRY["rouge"] is before
