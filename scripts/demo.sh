@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# The main job, end to end: vocabulary, binarize, pre-train, fine-tune, generate, score. Sets up .venv on first use.
+#
+#   bash scripts/demo.sh                                      docstrings: body -> summary line, about 15 minutes on 2 cores
+#   bash scripts/demo.sh --text DIR --pairs FILE.jsonl        your text, and your pairs (JSON lines with src and tgt)
+#
+# Every command is echoed as it runs, so that you can copy it. A step whose output is there and whole is skipped; after
+# an interruption, training goes on from its last checkpoint. Results are in demo-output/ (or --out DIR).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+TEXT="" PAIRS="" OUT=demo-output ARCH=pmlm_tiny VOCAB=4000
+PRETRAIN_UPDATES=3000 FINETUNE_UPDATES=1500
+usage() { sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) usage; exit 0 ;;
+        --text | --pairs | --out | --arch | --vocab-size | --pretrain-updates | --finetune-updates)
+            [ $# -ge 2 ] || { echo "demo: $1 needs a value" >&2; exit 2; } ;;&
+        --text) TEXT=$2 ;;
+        --pairs) PAIRS=$2 ;;
+        --out) OUT=$2 ;;
+        --arch) ARCH=$2 ;;
+        --vocab-size) VOCAB=$2 ;;
+        --pretrain-updates) PRETRAIN_UPDATES=$2 ;;
+        --finetune-updates) FINETUNE_UPDATES=$2 ;;
+        *) echo "demo: unknown option $1 (see --help)" >&2; exit 2 ;;
+    esac
+    shift 2
+done
+if [ -n "$TEXT$PAIRS" ] && { [ -z "$TEXT" ] || [ -z "$PAIRS" ]; }; then
+    echo "demo: --text DIR and --pairs FILE.jsonl belong together" >&2
+    exit 2
+fi
+for file in "$TEXT" "$PAIRS"; do
+    [ -z "$file" ] || [ -e "$file" ] || { echo "demo: $file does not exist" >&2; exit 2; }
+done
+
+if [ -n "$TEXT" ]; then source scripts/setup.sh; else source scripts/setup.sh demo; fi
+mkdir -p "$OUT/.steps" "$OUT/logs"
+SECONDS=0
+history=""  # what led here: a step runs again when its own command or anything before it has changed
+
+# step NAME "what it is" OUTPUT COMMAND...: run COMMAND unless it has completed before and OUTPUT still exists.
+step() {
+    local name=$1 title=$2 output=$3 stamp="$OUT/.steps/$1" key
+    shift 3
+    history+=" $*"
+    key=$(printf '%s' "$history" | sha256sum | cut -c1-16)
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$key" ] && [ -e "$output" ]; then
+        echo "== $title: already done"
+        return
+    fi
+    # A half-done training of this very command goes on; anything else starts afresh.
+    if [ "$(cat "$stamp.begun" 2>/dev/null)" != "$key" ]; then rm -rf "${output:?}"; fi
+    echo "$key" >"$stamp.begun"
+    echo
+    echo "== $title ($((SECONDS / 60)) min $((SECONDS % 60)) s since the start)"
+    printf '+'
+    printf ' %q' "$@"
+    echo
+    "$@"
+    echo "$key" >"$stamp"
+    rm -f "$stamp.begun"
+}
+
+# Show the lines of a training log that tell how it goes; keep all of it in a file.
+fairseq_train() {
+    local log=$1
+    shift
+    fairseq-train "$@" --log-format json --log-file "$log" 2>&1 |
+        python scripts/training_progress.py || { echo "demo: training failed; see $log" >&2; exit 1; }
+}
+generate() {
+    local log=$1
+    shift
+    fairseq-generate "$@" >"$log.tmp" 2>&1 || { tail -n 5 "$log.tmp" >&2; exit 1; }
+    mv "$log.tmp" "$log"
+}
+
+if [ -n "$TEXT" ]; then
+    step corpus "Your pairs, split 84/4/12 by their sources" "$OUT/corpus" \
+        python scripts/split_pairs.py --pairs "$PAIRS" --destdir "$OUT/corpus"
+else
+    step corpus "Text and pairs from the docstrings of the installed packages" "$OUT/corpus" \
+        python scripts/docstrings.py --destdir "$OUT/corpus"
+    TEXT=$OUT/corpus/text
+fi
+step text "Vocabulary, and the pre-training text binarized" "$OUT/data/text" \
+    python scripts/prepare_pretraining.py --text "$TEXT" --vocab-size "$VOCAB" --destdir "$OUT/data/text" --overwrite
+step pairs "The pairs binarized" "$OUT/data/pairs" \
+    python scripts/prepare_seq2seq.py --train "$OUT/corpus/pairs.train.jsonl" --valid "$OUT/corpus/pairs.valid.jsonl" \
+    --test "$OUT/corpus/pairs.test.jsonl" --vocab-from "$OUT/data/text" --destdir "$OUT/data/pairs" --overwrite
+step mask "A picture of one example: who sees whom" "$OUT/mask.png" \
+    python scripts/show_mask.py "$OUT/data/text" --index 40 --tokens 32 --out "$OUT/mask.png"
+
+# The published settings are for millions of updates on many GPUs; these are for minutes on two cores: a narrow model
+# needs a larger initial scale, no dropout, and relative positions to learn anything in so few updates.
+MODEL=(--arch "$ARCH" --relative-positions --init-std 0.06 --max-positions 256 --attention-dropout 0.0)
+ADAM=(--optimizer adam --adam-betas "(0.9,0.98)" --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0
+    --lr-scheduler polynomial_decay --cpu --no-epoch-checkpoints --log-interval 50)
+SEQ2SEQ=(--user-dir fairseq_pmlm --task pmlm_seq2seq)
+FINETUNE=(--criterion pmlm_seq2seq "${MODEL[@]}" --dropout 0.1 --cut-source head --cut-target head
+    --max-source-positions 200 --max-target-positions 48 --max-tokens 4000
+    --lr 1.5e-3 --warmup-updates 100 --total-num-update "$FINETUNE_UPDATES" --max-update "$FINETUNE_UPDATES")
+
+step pretrain "Pre-training: one pass for two objectives" "$OUT/pretrain" \
+    fairseq_train "$OUT/logs/pretrain.log" "$OUT/data/text" --user-dir fairseq_pmlm --task pmlm --criterion pmlm \
+    "${MODEL[@]}" --dropout 0.0 --tokens-per-sample 128 --sample-break-mode complete_doc --max-tokens 2000 \
+    "${ADAM[@]}" --lr 2e-3 --warmup-updates 200 --total-num-update "$PRETRAIN_UPDATES" --max-update "$PRETRAIN_UPDATES" \
+    --save-interval-updates 500 --keep-interval-updates 1 --save-dir "$OUT/pretrain"
+step bysteps "Pre-training losses by step of the factorization order" "$OUT/loss_by_step.json" \
+    python scripts/loss_by_step.py "$OUT/data/text" --path "$OUT/pretrain/checkpoint_last.pt" --json "$OUT/loss_by_step.json"
+step finetune "Fine-tuning the pre-trained model" "$OUT/finetune" \
+    fairseq_train "$OUT/logs/finetune.log" "$OUT/data/pairs" "${SEQ2SEQ[@]}" "${FINETUNE[@]}" "${ADAM[@]}" \
+    --finetune-from-model "$OUT/pretrain/checkpoint_last.pt" --save-dir "$OUT/finetune"
+step scratch "The same without pre-training" "$OUT/scratch" \
+    fairseq_train "$OUT/logs/scratch.log" "$OUT/data/pairs" "${SEQ2SEQ[@]}" "${FINETUNE[@]}" "${ADAM[@]}" \
+    --save-dir "$OUT/scratch"
+for model in finetune scratch; do
+    step "generate-$model" "Generation, $model" "$OUT/$model.generate.txt" \
+        generate "$OUT/$model.generate.txt" "$OUT/data/pairs" "${SEQ2SEQ[@]}" --path "$OUT/$model/checkpoint_last.pt" \
+        --gen-subset test --beam 4 --max-len-b 30 --min-len 3 --no-repeat-ngram-size 3 --batch-size 64 --cpu
+done
+step baselines "What needs no model" "$OUT/baselines" \
+    python scripts/baselines.py --train "$OUT/corpus/pairs.train.jsonl" --test "$OUT/corpus/pairs.test.jsonl" \
+    --destdir "$OUT/baselines"
+step report "Scores, pictures, examples" "$OUT/scores.json" python scripts/demo_report.py "$OUT"
+cat "$OUT/report.txt"
+echo
+echo "Done in $((SECONDS / 60)) min $((SECONDS % 60)) s. Everything is in $OUT/: report.txt, scores.json, losses.png, mask.png,"
+echo "checkpoints in pretrain/ and finetune/, hypotheses in finetune.generate.txt and *.hyp.txt."

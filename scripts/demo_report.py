@@ -1,0 +1,147 @@
+#!/usr/bin/env python
+"""Score the demo's models beside what needs no model, draw its losses, and show examples.
+
+    python scripts/demo_report.py demo-output
+
+Writes report.txt (table and examples), scores.json, losses.png, and the hypotheses of each system as NAME.hyp.txt.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+
+import matplotlib
+from baselines import shuffled
+
+import fairseq_pmlm  # noqa: F401
+from fairseq_pmlm.scoring import read_generate_output, read_lines, score_rouge
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+SYSTEMS = {  # name of the hypotheses: what they are
+    "finetune": "pre-trained and fine-tuned",
+    "scratch": "fine-tuned only, for the same updates",
+    "shuffled": "the first, sources shuffled among the items",
+    "nearest": "summary of the nearest training source (TF-IDF)",
+    "constant": "best constant output, chosen on train",
+    "first12": "first 12 words of the source",
+    "lead": "first sentence of the source",
+}
+METRICS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("out", help="the demo's output directory")
+    out = parser.parse_args().out
+    data = os.path.join(out, "data", "pairs")
+    sources, references = (read_lines(os.path.join(data, f"test.{side}.txt")) for side in ("src", "tgt"))
+    hypotheses = {
+        name: read_generate_output(os.path.join(out, f"{name}.generate.txt")) for name in ("finetune", "scratch")
+    }
+    hypotheses["shuffled"] = shuffled(hypotheses["finetune"], seed=1)
+    for name in ("nearest", "constant", "first12", "lead"):
+        hypotheses[name] = read_lines(os.path.join(out, "baselines", f"{name}.txt"))
+    scores = {name: score_rouge(hypotheses[name], [references]) for name in SYSTEMS}
+    report = [table(scores), "", scores["finetune"].signature, "", verdict(scores), ""]
+    report += examples(sources, references, hypotheses)
+    for name in ("finetune", "scratch", "shuffled"):
+        write(os.path.join(out, f"{name}.hyp.txt"), "\n".join(hypotheses[name]) + "\n")
+    draw_losses(out)
+    write(os.path.join(out, "report.txt"), "\n".join(report) + "\n")
+    values = {name: {m: vars_of(scores[name].values[m]) for m in METRICS} for name in SYSTEMS}
+    write(os.path.join(out, "scores.json"), json.dumps({"signature": scores["finetune"].signature, **values}, indent=1))
+
+
+def vars_of(score):
+    return {"mean": score.mean, "low": score.low, "high": score.high}
+
+
+def write(path, text):
+    with open(path + ".tmp", "w", encoding="utf-8") as f:
+        f.write(text)
+    os.replace(path + ".tmp", path)
+
+
+def table(scores):
+    width = max(map(len, SYSTEMS.values()))
+    lines = [f"{'':{width}}" + "".join(f"{title:>22}" for title in METRICS.values())]
+    for name, what in SYSTEMS.items():
+        cells = (scores[name].values[metric] for metric in METRICS)
+        lines.append(f"{what:{width}}" + "".join(f"{s.mean:8.2f} [{s.low:5.2f}, {s.high:5.2f}]" for s in cells))
+    return "\n".join(lines)
+
+
+def verdict(scores):
+    """Which systems the model beats on ROUGE-1 and ROUGE-L with intervals that do not overlap."""
+    ours = scores["finetune"].values
+    beaten = [
+        name for name in SYSTEMS if name != "finetune"
+        and all(ours[m].low > scores[name].values[m].high for m in ("rouge1", "rougeL"))
+    ]  # fmt: skip
+    rest = [name for name in SYSTEMS if name not in (*beaten, "finetune")]
+    text = f"Above, with 95 % intervals that do not overlap on ROUGE-1 and ROUGE-L: {', '.join(beaten) or 'nothing'}."
+    return text + (f"\nNot above: {', '.join(rest)}." if rest else "")
+
+
+def examples(sources, references, hypotheses, count=5):
+    for i in random.Random(7).sample(range(len(sources)), min(count, len(sources))):
+        words = sources[i].split()
+        yield f"source     {' '.join(words[:60])}{' ...' if len(words) > 60 else ''}"
+        yield f"reference  {references[i]}"
+        yield f"model      {hypotheses['finetune'][i]}"
+        yield ""
+
+
+def curve(log, tag, key):
+    """[(updates, value)] of what fairseq logged as JSON under *tag* (train_inner or valid)."""
+    points = []
+    with open(log, encoding="utf-8") as f:
+        for line in f:
+            found = re.search(rf"\| {tag} \| (\{{.*\}})$", line)
+            if found:
+                values = {k.removeprefix(f"{tag}_"): v for k, v in json.loads(found.group(1)).items()}
+                if key in values:
+                    points.append((int(values["num_updates"]), float(values[key])))
+    return sorted(dict(points).items())
+
+
+def draw_losses(out):
+    """losses.png: pre-training by objective, with the unigram entropy; fine-tuning with and without pre-training."""
+    logs = os.path.join(out, "logs")
+    with open(os.path.join(out, "loss_by_step.json"), encoding="utf-8") as f:
+        entropy = json.load(f)["unigram_entropy"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
+    for key, name in (("ae_loss", "AE"), ("par_loss", "PAR")):
+        for tag, style in (("train_inner", "-"), ("valid", "o")):
+            points = curve(os.path.join(logs, "pretrain.log"), tag, key)
+            label = name if tag == "train_inner" else f"{name}, validation"
+            left.plot(
+                *zip(*points, strict=True), style, color="C0" if key == "ae_loss" else "C3", label=label, alpha=0.8
+            )
+    left.axhline(entropy, color="gray", linestyle=":", label="unigram entropy of the text")
+    left.set(title="Pre-training", xlabel="updates", ylabel="bits per masked token")
+    for name, title, color in (("finetune", "after pre-training", "C2"), ("scratch", "from scratch", "C1")):
+        for tag, style in (("train_inner", "-"), ("valid", "o")):
+            points = curve(os.path.join(logs, f"{name}.log"), tag, "nll_loss")
+            right.plot(
+                *zip(*points, strict=True),
+                style,
+                color=color,
+                label=title if tag == "train_inner" else f"{title}, validation",
+                alpha=0.8,
+            )
+    right.set(title="Fine-tuning", xlabel="updates", ylabel="bits per target token")
+    for axes in (left, right):
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(os.path.join(out, "losses.tmp.png"), dpi=130)
+    os.replace(os.path.join(out, "losses.tmp.png"), os.path.join(out, "losses.png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from reference import small_dictionary, small_model
+
+from fairseq_pmlm import identity
+from fairseq_pmlm.errors import PMLMError
+
+CFG = SimpleNamespace(
+    encoder_attention_heads=4,
+    layer_norm_eps=1e-12,
+    activation_fn="gelu",
+    relative_positions=False,
+    relative_position_max_distance=128,
+)
+
+
+def facts(**changes):
+    return identity.facts(SimpleNamespace(**{**vars(CFG), **changes}), ["a", "b"], None)
+
+
+def test_facts_survive_the_tensor():
+    known = facts()
+    assert identity.from_tensor(identity.to_tensor(known)) == known
+    assert identity.to_tensor(known).dtype == torch.int64
+
+
+def test_equal_facts_pass():
+    identity.check(facts(), facts(), "x")
+    identity.check(facts(), facts(relative_position_max_distance=99), "x")  # it plays no part without the bias
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"encoder_attention_heads": 2}, "--encoder-attention-heads 4, this model has 2"),
+        ({"layer_norm_eps": 1e-5}, "--layer-norm-eps 1e-12, this model has 1e-05"),
+        ({"activation_fn": "relu"}, "--activation-fn gelu, this model has relu"),
+        ({"relative_positions": True}, "--relative-positions False, this model has True"),
+    ],
+)
+def test_a_contradiction_names_both_values(change, named):
+    with pytest.raises(PMLMError, match=named):
+        identity.check(facts(), facts(**change), "checkpoint x.pt")
+
+
+def test_symbols_are_compared_in_order():
+    one, two = identity.facts(CFG, ["a", "b"], None), identity.facts(CFG, ["b", "a"], None)
+    with pytest.raises(PMLMError, match="another dictionary"):
+        identity.check(one, two, "x")
+    assert identity.hash_symbols(["a\nb"]) != identity.hash_symbols(["a", "b", "c"])
+
+
+def test_tokenizers_are_compared_by_their_bytes(tmp_path, caplog):
+    (tmp_path / "sentencepiece.model").write_bytes(b"one")
+    assert identity.find_tokenizer(f"{tmp_path}:/elsewhere") == str(tmp_path / "sentencepiece.model")
+    assert identity.find_tokenizer(str(tmp_path / "none")) is None
+    one = identity.facts(CFG, ["a"], str(tmp_path / "sentencepiece.model"))
+    (tmp_path / "sentencepiece.model").write_bytes(b"two")
+    two = identity.facts(CFG, ["a"], str(tmp_path / "sentencepiece.model"))
+    with pytest.raises(PMLMError, match="another tokenizer"):
+        identity.check(one, two, "x")
+    identity.check(one, identity.facts(CFG, ["a"], None), "x")
+    assert "nothing to compare" in caplog.text
+
+
+def test_damaged_facts_are_refused():
+    with pytest.raises(PMLMError, match="damaged"):
+        identity.from_tensor(torch.tensor([300, -1, 5]))
+
+
+def test_a_foreign_checkpoint_is_named():
+    model = small_model()
+    with pytest.raises(PMLMError, match="does not hold a fairseq_pmlm model.*decoder.weight"):
+        model.load_state_dict({"decoder.weight": torch.zeros(1)})
+
+
+def test_loading_checks_shapes_and_names():
+    state = small_model().state_dict()
+    with pytest.raises(PMLMError, match=r"another architecture.*\(36, 16\) there and \(46, 16\) here"):
+        other = small_model(dictionary=small_dictionary(40))
+        other.load_state_dict({**state, "identity": other.state_dict()["identity"]})
+    with pytest.raises(PMLMError, match="another architecture.*layers.2"):
+        small_model(layers=2).load_state_dict(dict(state))
+    small_model(seed=9).load_state_dict(dict(state))

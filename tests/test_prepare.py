@@ -1,0 +1,328 @@
+"""The prepare scripts, run as a person runs them; bad input mostly within this process, since a start takes seconds."""
+
+import gzip
+import importlib.util
+import itertools
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+import sentencepiece
+from fairseq.data import Dictionary, indexed_dataset
+
+from fairseq_pmlm import binarize
+from fairseq_pmlm.errors import PMLMError
+
+SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "runs", "안녕하세요", "세계", "좋은", "아침"]
+WORDS += ["Tiếng", "Việt", "rất", "đẹp", "</s>", "<mask>", "<unk>", "[SEP]"]
+
+
+def run(script, *arguments):
+    """Run a script; returns its exit status, stdout and the lines of stderr that a plain start does not print."""
+    command = [sys.executable, "-W", "ignore", str(SCRIPTS / f"{script}.py"), *map(str, arguments)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return ran.returncode, ran.stdout, [line for line in ran.stderr.splitlines() if not line.startswith("INFO:")]
+
+
+def call(script, *arguments):
+    """Run a script's main() in this process."""
+    spec = importlib.util.spec_from_file_location(script, SCRIPTS / f"{script}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    hook = sys.excepthook
+    try:
+        module.main([str(argument) for argument in arguments])
+    finally:
+        sys.excepthook = hook
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def ids(folder, name):
+    data = indexed_dataset.make_dataset(str(folder / name), impl="mmap")
+    return [data[i].tolist() for i in range(len(data))]
+
+
+def texts(folder, name, dictionary="dict.txt"):
+    """The texts of a binarized data set, through fairseq's dictionary and our tokenizer."""
+    symbols = Dictionary.load(str(folder / dictionary))
+    bpe = binarize.load_bpe(str(folder / "sentencepiece.model"))
+    return [bpe.decode(symbols.string(line)) for line in ids(folder, name)]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A directory of texts: 40 documents that spell special symbols, and characters that break lines."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = random.Random(0)
+    lines = [" ".join(draw.choices(WORDS, k=draw.randint(3, 9))) for _ in range(120)]
+    documents = ["\n".join(lines[i : i + 3]) for i in range(0, 120, 3)]
+    (folder / "a.txt").write_text("\n\n".join(documents[:20]) + "\n\n\u200b\n\nthe\u2028cat\tsat\n", encoding="utf-8")
+    (folder / "sub").mkdir()
+    with gzip.open(folder / "sub" / "b.txt.gz", "wt", encoding="utf-8") as f:
+        f.write("\n\n\n".join(documents[20:]))
+    (folder / "empty.txt").write_text("")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus, tmp_path_factory):
+    """What prepare_pretraining.py makes of the corpus with three workers, and what it says."""
+    destdir = tmp_path_factory.mktemp("prepared") / "new" / "bin"
+    status, out, errors = run(
+        "prepare_pretraining", "--text", corpus, "--vocab-size", 60, "--valid-fraction", 0.1,
+        "--workers", 3, "--keep-encoded", "--destdir", destdir,
+    )  # fmt: skip
+    assert (status, errors) == (0, [])
+    return destdir, out
+
+
+def test_pretraining_directory(prepared):
+    destdir, out = prepared
+    files = ["dict.txt", "encoded", "sentencepiece.model", "train.bin", "train.idx", "valid.bin", "valid.idx"]
+    assert sorted(os.listdir(destdir)) == files
+    assert os.listdir(destdir.parent) == ["bin"]
+    dictionary = Dictionary.load(str(destdir / "dict.txt"))
+    assert len(dictionary) == 60 + 3
+    assert dictionary.symbols[-2:] == ["<mask>", "<pseudo>"]
+    assert "3 files (1 empty)" in out
+    assert "42 documents, 122 lines; replaced characters: 2 (U+2028 1, tab 1)" in out
+    assert "left out: 1" in out  # the zero-width space
+    assert "fairseq-preprocess --only-source --srcdict dict.txt --trainpref=encoded/train" in out
+
+
+def test_pretraining_text_comes_back(corpus, prepared):
+    destdir, _ = prepared
+    found = texts(destdir, "train") + texts(destdir, "valid")
+    expected = (corpus / "a.txt").read_text(encoding="utf-8").replace("\u2028", " ").replace("\t", " ").split("\n")
+    with gzip.open(corpus / "sub" / "b.txt.gz", "rt", encoding="utf-8") as f:
+        expected += f.read().split("\n")
+    assert sorted(filter(None, found)) == sorted(line for line in expected if line.strip("\u200b"))
+    for name, documents in (("train", 37), ("valid", 4)):
+        lengths = [len(line) for line in ids(destdir, name)]
+        assert lengths.count(1) == documents - 1  # </s> alone: between documents, at neither end, never twice
+        assert lengths[0] > 1
+        assert lengths[-1] > 1
+        assert all(a > 1 or b > 1 for a, b in itertools.pairwise(lengths))
+        used = {i for line in ids(destdir, name) for i in line[:-1]}
+        assert not used & {0, 1, 2, 3, 61, 62}  # no special symbol, nothing unknown
+
+
+def test_same_bytes_for_any_number_of_workers(corpus, prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(binarize, "CHUNK", 100)  # many chunks
+    call(
+        "prepare_pretraining", "--text", corpus, "--vocab-size", 60, "--valid-fraction", 0.1,
+        "--workers", 1, "--destdir", tmp_path / "one",
+    )  # fmt: skip
+    three = {path.name: path.read_bytes() for path in prepared[0].iterdir() if path.is_file()}
+    assert contents(tmp_path / "one") == three
+    source, target = tmp_path / "lines", tmp_path / "encoded"
+    source.write_text("".join(f"the cat {WORDS[i % len(WORDS)]} {i}\n" for i in range(300)), encoding="utf-8")
+    model = str(prepared[0] / "sentencepiece.model")
+    results = []
+    for workers in (1, 3):
+        count = binarize.encode_file(str(source), str(target), model, workers, 300, "test")
+        results.append((count, target.read_bytes()))
+    assert results[0] == results[1]
+    assert results[0][0].lines == 300
+    assert results[0][0].unknown > 0
+
+
+@pytest.fixture(scope="module")
+def pairs(prepared, tmp_path_factory):
+    """JSON lines, and the directory that prepare_seq2seq.py made of them."""
+    folder = tmp_path_factory.mktemp("pairs")
+    train = [{"src": f"the cat\u2028sat </s> {word}", "tgt": f"a\n{word}\tmat"} for word in WORDS]
+    valid = [{"src": "a dog", "tgt": ["the cat", "a cat\x0csat"]}, {"src": "the dog", "tgt": "안녕하세요 세계"}]
+    for name, records in (("train", train), ("valid", valid)):
+        lines = [json.dumps(record, ensure_ascii=False) for record in records]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with gzip.open(folder / "test.jsonl.gz", "wt", encoding="utf-8") as f:
+        f.write('\ufeff{"src": "runs", "tgt": "runs"}\n\n{"src": "\\u200b", "tgt": "runs"}\n')
+    status, out, errors = run(
+        "prepare_seq2seq", "--train", folder / "train.jsonl", "--valid", folder / "valid.jsonl",
+        "--test", folder / "test.jsonl.gz", "--skip-empty", "--vocab-from", prepared[0],
+        "--workers", 2, "--destdir", folder / "bin",
+    )  # fmt: skip
+    assert (status, errors) == (0, [])
+    return folder, out
+
+
+def test_seq2seq_directory(prepared, pairs):
+    folder, out = pairs[0] / "bin", pairs[1]
+    names = [
+        f"{s}.src-tgt.{side}.{end}"
+        for s in ("train", "valid", "test")
+        for side in ("src", "tgt")
+        for end in ("bin", "idx")
+    ]
+    names += [f"{s}.{side}.txt" for s in ("train", "valid", "test", "dict") for side in ("src", "tgt")]
+    assert sorted(os.listdir(folder)) == sorted(
+        [*names, "dict.txt", "sentencepiece.model", "valid.ref0.txt", "valid.ref1.txt"]
+    )
+    dictionary = (prepared[0] / "dict.txt").read_bytes()
+    assert dictionary == (folder / "dict.txt").read_bytes() == (folder / "dict.src.txt").read_bytes()
+    assert dictionary == (folder / "dict.tgt.txt").read_bytes()
+    assert f"train: {len(WORDS)} records" in out
+    assert f"(U+2028 {len(WORDS)}, line feed {len(WORDS)}, tab {len(WORDS)})" in out
+    assert "test: 1 records of 2 (1 empty ones left out, 1 blank lines)" in out
+
+
+def test_seq2seq_text_comes_back(pairs):
+    folder = pairs[0] / "bin"
+    assert texts(folder, "train.src-tgt.src", "dict.src.txt") == [f"the cat sat </s> {word}" for word in WORDS]
+    assert texts(folder, "train.src-tgt.tgt", "dict.tgt.txt") == [f"a {word} mat" for word in WORDS]
+    assert texts(folder, "valid.src-tgt.tgt", "dict.tgt.txt") == ["the cat", "안녕하세요 세계"]
+    assert (folder / "train.src.txt").read_text(encoding="utf-8").split("\n")[0] == "the cat sat </s> the"
+    assert (folder / "valid.ref0.txt").read_text(encoding="utf-8") == "the cat\n안녕하세요 세계\n"
+    assert (folder / "valid.ref1.txt").read_text(encoding="utf-8") == "a cat sat\n안녕하세요 세계\n"
+
+
+def test_error_is_one_line_and_leaves_nothing(corpus, tmp_path):
+    (tmp_path / "bad.txt").write_bytes("the cat\nviệt".encode() + b"\xe1\n")
+    status, out, errors = run(
+        "prepare_pretraining",
+        "--text",
+        corpus,
+        tmp_path / "bad.txt",
+        "--vocab-size",
+        90,
+        "--destdir",
+        tmp_path / "x" / "y",
+    )
+    assert status == 1
+    assert errors == [f"fairseq_pmlm: error: {tmp_path / 'bad.txt'}, line 2: not UTF-8 (byte 0xe1 at column 7)"]
+    assert "Traceback" not in out
+    assert os.listdir(tmp_path) == ["bad.txt"]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (None, ["--vocab-size", 50], "no such file or directory: .*a.txt"),
+        ("", ["--vocab-size", 50], "the corpus is empty"),
+        (" \n\n\u3000\n", ["--vocab-size", 50], "the corpus is empty"),
+        ("one document", ["--vocab-size", 50], "the corpus is 1 document, too few to take 1 out for validation"),
+        ("word", ["--vocab-size", 50, "--valid-fraction", 0], "--vocab-size 50: .*too small for it; at most 8"),
+        ("the cat\n\nsat", ["--vocab-size", 5, "--seed", 4], "--vocab-size 5: .* at least (7|9), or lower"),
+        ("\u200b", ["--vocab-size", 50, "--valid-fraction", 0], "--vocab-size 50: there is no text to train on"),
+        ("a\n\nb", ["--sentencepiece-model", "nowhere"], "no such sentencepiece model: nowhere"),
+        ("a\n\nb", ["--sentencepiece-model", __file__], r"test_prepare\.py is not a sentencepiece model"),
+        ("a\n\nb", ["--vocab-size", 50, "--valid", "a.txt"], r"a\.txt is both in --text and in --valid"),
+    ],
+)
+def test_bad_corpora(tmp_path, monkeypatch, content, options, message):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "a.txt").write_text(content, encoding="utf-8")
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(PMLMError, match=message) as error:
+        call("prepare_pretraining", "--text", tmp_path / "a.txt", "--destdir", tmp_path / "bin", *options)
+    assert "\n" not in str(error.value)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_not_a_gzip_file(tmp_path):
+    (tmp_path / "a.gz").write_text("text")
+    with pytest.raises(PMLMError, match=r"a\.gz: not a gzip file"):
+        call("prepare_pretraining", "--text", tmp_path, "--vocab-size", 50, "--destdir", tmp_path / "bin")
+    assert os.listdir(tmp_path) == ["a.gz"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"src": "a"', "line 2: broken JSON"),
+        ('{"src": "a"}', "line 2: no key 'tgt'"),
+        ('{"src": 3, "tgt": "b"}', "line 2, key 'src': not text, but a number"),
+        ('{"src": "a", "tgt": null}', "line 2, key 'tgt': not text, but null"),
+        ('{"src": " \\n", "tgt": "b"}', "line 2, key 'src': empty"),
+        ('{"src": "a", "tgt": "\\u200b"}', "line 2, key 'tgt': empty"),
+        ('{"src": "a", "tgt": ["b", "c"]}', "line 2, key 'tgt': a list; in --train"),
+    ],
+)
+def test_bad_pairs(prepared, tmp_path, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"src": "a", "tgt": "b"}\n' + line)
+    with pytest.raises(PMLMError, match=f"^{path}, {message}"):
+        call("prepare_seq2seq", "--train", path, "--vocab-from", prepared[0], "--destdir", tmp_path / "bin")
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+def test_bad_vocabularies(prepared, pairs, tmp_path):
+    options = ["--train", pairs[0] / "train.jsonl", "--destdir", tmp_path / "bin", "--vocab-from", tmp_path]
+    with pytest.raises(PMLMError, match=r"there is no dict\.txt"):
+        call("prepare_seq2seq", *options)
+    (tmp_path / "dict.txt").write_text("the 1\n")
+    with pytest.raises(PMLMError, match=r"there is no sentencepiece\.model"):
+        call("prepare_seq2seq", *options)
+    (tmp_path / "sentencepiece.model").write_bytes((prepared[0] / "sentencepiece.model").read_bytes())
+    with pytest.raises(PMLMError, match=r"dict\.txt was not made from the sentencepiece\.model beside it"):
+        call("prepare_seq2seq", *options)
+
+
+def test_existing_directories(tmp_path):
+    destdir = tmp_path / "bin"
+    destdir.mkdir()
+    with binarize.building(str(destdir), False) as folder:  # empty: fine
+        (pathlib.Path(folder) / "dict.txt").write_text("old")
+    with pytest.raises(PMLMError, match="already holds a corpus"), binarize.building(str(destdir), False):
+        pass
+    with pytest.raises(TypeError), binarize.building(str(destdir), True) as folder:
+        (pathlib.Path(folder) / "dict.txt").write_text(None)
+    assert contents(destdir) == {"dict.txt": b"old"}
+    with binarize.building(str(destdir), True) as folder:
+        (pathlib.Path(folder) / "dict.txt").write_text("new")
+    assert contents(destdir) == {"dict.txt": b"new"}
+    (destdir / "checkpoint.pt").write_text("precious")
+    with pytest.raises(PMLMError, match=r"other files \(checkpoint\.pt\)"), binarize.building(str(destdir), True):
+        pass
+    assert os.listdir(tmp_path) == ["bin"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_half_way(tmp_path, number):
+    code = (
+        "import os, sys; from fairseq_pmlm import binarize\n"
+        "with binarize.building(sys.argv[1], False) as folder:\n"
+        "    open(folder + '/dict.txt', 'w').close(); os.kill(os.getpid(), int(sys.argv[2]))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, tmp_path / "new" / "bin", str(int(number))], capture_output=True)
+    assert ran.returncode == (143 if number == signal.SIGTERM else -9)
+    assert not (tmp_path / "new" / "bin").exists()
+    if number == signal.SIGTERM:
+        assert os.listdir(tmp_path) == []
+
+
+def test_fairseq_losing_lines_is_noticed(prepared, tmp_path):
+    (tmp_path / "train").write_text("the cat\nthe dog\n")
+    (tmp_path / "dict.txt").write_bytes((prepared[0] / "dict.txt").read_bytes())
+    options = ["--only-source", "--srcdict", "dict.txt", "--trainpref", "train"]
+    with pytest.raises(PMLMError, match=r"2 lines and 6 tokens to train\.bin instead of 3 and 7"):
+        binarize.run_preprocess(str(tmp_path), "bin", options, 1, {"train": binarize.Encoded(lines=3, tokens=4)})
+
+
+def test_given_sentencepiece_model_and_files_as_documents(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / "text" / name).mkdir(parents=True)
+        (tmp_path / "text" / name / "x.txt").write_text(f"the cat {name}\n\nsat\n")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the cat sat on a mat b c"] * 3), model_prefix=str(tmp_path / "given"),
+        vocab_size=15, minloglevel=2,
+    )  # fmt: skip
+    call(
+        "prepare_pretraining", "--text", tmp_path / "text" / "a", tmp_path / "text" / "b", "--documents", "files",
+        "--valid", tmp_path / "text" / "c", "--sentencepiece-model", tmp_path / "given.model",
+        "--workers", 1, "--destdir", tmp_path / "bin",
+    )  # fmt: skip
+    assert texts(tmp_path / "bin", "train") == ["the cat a", "sat", "", "the cat b", "sat"]
+    assert texts(tmp_path / "bin", "valid") == ["the cat c", "sat"]
+    assert (tmp_path / "bin" / "sentencepiece.model").read_bytes() == (tmp_path / "given.model").read_bytes()

@@ -1,0 +1,124 @@
+"""Reading raw text: one record stays one line, and bad input is named."""
+
+import gzip
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.text import Counts, clean_line, list_files, read_documents, read_lines, read_records, text_value
+
+BREAKS = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\t", "\x00", "\x1f"]
+
+
+@pytest.mark.parametrize("character", BREAKS)
+def test_each_break_becomes_one_counted_space(character):
+    replaced = Counter()
+    assert clean_line(f"a{character}b", replaced) == "a b"
+    assert sum(replaced.values()) == 1
+
+
+def test_half_surrogate_becomes_the_replacement_character():
+    replaced = Counter()
+    assert clean_line("a\ud800b", replaced) == "a\ufffdb"
+    assert replaced == {"half surrogate": 1}
+
+
+@given(st.text(st.characters(codec=None)))
+def test_cleaned_text_is_one_line_of_utf8(text):
+    clean = clean_line(text)
+    assert len(clean.splitlines()) <= 1
+    assert clean.encode().decode() == clean
+    assert clean_line(clean) == clean
+
+
+@pytest.mark.parametrize("text", ["plain", "안녕하세요 세계", "Tiếng Việt", "a\u3000b\u00a0c", "▁ 😀", "e\u0301"])
+def test_ordinary_text_is_left_alone(text):
+    replaced = Counter()
+    assert clean_line(text, replaced) == text
+    assert not replaced
+
+
+def test_lines_end_at_line_feeds_only(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone\u2028two\r\nthree\rfour\n\nfive".encode())
+    assert list(read_lines(str(path))) == [(1, "one\u2028two"), (2, "three\rfour"), (3, ""), (4, "five")]
+
+
+def test_documents(tmp_path):
+    (tmp_path / "b.txt").write_text("a\n\n \t\nb\nc\n", encoding="utf-8")
+    (tmp_path / "a").mkdir()
+    with gzip.open(tmp_path / "a" / "z.gz", "wt", encoding="utf-8") as f:
+        f.write("\n\nx\u2028y")
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / ".hidden").write_bytes(b"\xff")
+    files = list_files([str(tmp_path)])
+    assert [file[len(str(tmp_path)) + 1 :] for file in files] == ["a/z.gz", "b.txt", "empty.txt"]
+    counts = Counts()
+    assert list(read_documents(files, "blocks", counts)) == ["x y", "", "a", "", "b", "c", ""]
+    assert (counts.files, counts.empty_files, counts.documents, counts.lines) == (3, 1, 3, 4)
+    assert counts.describe_replaced() == "2 (U+2028 1, tab 1)"
+    assert list(read_documents(files, "files")) == ["x y", "", "a", "b", "c", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"ok\nb\xffad\n", r"a\.txt, line 2: not UTF-8 \(byte 0xff at column 2\)"),
+        ("a.txt", gzip.compress(b"text"), r"line 1: not UTF-8.* ends in \.gz"),
+        ("a.txt", "text".encode("utf-16"), "line 1: not UTF-8.*UTF-16"),
+        ("a.gz", b"text", r"a\.gz: not a gzip file"),
+        ("a.gz", gzip.compress(b"text" * 99)[:-9], "damaged or cut off"),
+    ],
+)
+def test_unreadable_files(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PMLMError, match=message):
+        list(read_lines(str(tmp_path / name)))
+
+
+def test_missing_paths(tmp_path):
+    with pytest.raises(PMLMError, match=r"no such file or directory: .*nowhere"):
+        list_files([str(tmp_path / "nowhere")])
+    with pytest.raises(PMLMError, match="no files in the directory"):
+        list_files([str(tmp_path)])
+    with pytest.raises(PMLMError, match="cannot read"):
+        list(read_lines(str(tmp_path)))
+
+
+def records(tmp_path, *lines):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return read_records(str(path), ["src", "tgt"])
+
+
+def test_records(tmp_path):
+    good = json.dumps({"src": "a\nb\u2028c", "tgt": ["x"], "id": 3}, ensure_ascii=False)
+    assert list(records(tmp_path, good, "", good)) == [(1, ["a\nb\u2028c", ["x"]]), (3, ["a\nb\u2028c", ["x"]])]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"src": "a"', "line 2: broken JSON"),
+        ("[" * 100_000, "line 2: broken JSON"),
+        ('["a"]', "line 2: not a JSON object with src and tgt, but a list"),
+        ('{"src": "a", "target": "b"}', "line 2: no key 'tgt' .there is 'src', 'target'"),
+    ],
+)
+def test_bad_records(tmp_path, line, message):
+    with pytest.raises(PMLMError, match=message):
+        list(records(tmp_path, '{"src": "a", "tgt": "b"}', line))
+
+
+def test_text_value():
+    counts = Counts()
+    assert text_value(" a\u2028b\n", "here", counts) == "a b"
+    assert counts.replaced == {"U+2028": 1}
+    assert text_value("\n\u3000 ", "here", counts) == ""
+    for value, name in [(3, "a number"), (None, "null"), (True, "a truth value"), ({}, "an object")]:
+        with pytest.raises(PMLMError, match=f"^here: not text, but {name}"):
+            text_value(value, "here", counts)
