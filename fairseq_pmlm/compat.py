@@ -11,6 +11,7 @@ import collections
 import contextlib
 import functools
 import inspect
+import logging
 import os
 import pickle
 import re
@@ -68,6 +69,10 @@ def import_fairseq() -> None:
     Raises:
         MissingFairseqError: if it is not there, or is the last official release (0.12.2), which fails on Python 3.11.
     """
+    root = logging.getLogger()
+    level, handlers, disabled = root.level, root.handlers[:], root.manager.disable
+    if not handlers:
+        logging.disable(logging.INFO)
     try:
         import fairseq  # noqa: F401
     except ModuleNotFoundError as error:
@@ -76,6 +81,13 @@ def import_fairseq() -> None:
         raise MissingFairseqError(f"fairseq is not installed: {INSTALL}") from error
     except Exception as error:
         raise MissingFairseqError(f"fairseq cannot be imported ({_first_line(error)}): {INSTALL}") from error
+    finally:
+        # some of its modules call logging.basicConfig(level=DEBUG) when they are imported, which is for nobody but an
+        # application to do; fairseq's own commands have configured logging before they come here
+        if not handlers:
+            root.handlers[:] = handlers
+            root.setLevel(level)
+            logging.disable(disabled)
 
 
 def _replace(module: ModuleType, name: str, lines: list[str], wrap: Callable[[Callable], Callable]) -> tuple[str, bool]:
@@ -385,3 +397,5 @@ def silence_deprecations() -> None:
     """
     for message, category, module in NOISE:
         warnings.filterwarnings("ignore", message, category, module)
+    # two lines of hydra's that generate, interactive and validate show
+    logging.getLogger("hydra.core.utils").setLevel(logging.INFO)

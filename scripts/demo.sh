@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-TEXT="" PAIRS="" OUT=demo-output ARCH=pmlm_tiny VOCAB=4000
+TEXT="" PAIRS="" OUT=demo-output ARCH=pmlm_tiny VOCAB=2000
 PRETRAIN_UPDATES=3000 FINETUNE_UPDATES=1500
 usage() { sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
 while [ $# -gt 0 ]; do
@@ -83,7 +83,7 @@ if [ -n "$TEXT" ]; then
         python scripts/split_pairs.py --pairs "$PAIRS" --destdir "$OUT/corpus"
 else
     step corpus "Text and pairs from the docstrings of the installed packages" "$OUT/corpus" \
-        python scripts/docstrings.py --destdir "$OUT/corpus"
+        python scripts/docstrings.py --destdir "$OUT/corpus" --min-support 0
     TEXT=$OUT/corpus/text
 fi
 step text "Vocabulary, and the pre-training text binarized" "$OUT/data/text" \
@@ -95,8 +95,8 @@ step mask "A picture of one example: who sees whom" "$OUT/mask.png" \
     python scripts/show_mask.py "$OUT/data/text" --index 40 --tokens 32 --out "$OUT/mask.png"
 
 # The published settings are for millions of updates on many GPUs; these are for minutes on two cores: a narrow model
-# needs a larger initial scale, no dropout, and relative positions to learn anything in so few updates.
-MODEL=(--arch "$ARCH" --relative-positions --init-std 0.06 --max-positions 256 --attention-dropout 0.0)
+# needs a larger initial scale, heads that look nearby from the start, and no dropout to learn much in so few updates.
+MODEL=(--arch "$ARCH" --relative-positions --relative-position-slope 1.0 --init-std 0.06 --max-positions 256 --attention-dropout 0.0)
 ADAM=(--optimizer adam --adam-betas "(0.9,0.98)" --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0
     --lr-scheduler polynomial_decay --cpu --no-epoch-checkpoints --log-interval 50)
 SEQ2SEQ=(--user-dir fairseq_pmlm --task pmlm_seq2seq)

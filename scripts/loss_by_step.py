@@ -13,6 +13,9 @@ import json
 import math
 import os
 
+import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+
+# isort: split
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,7 +23,6 @@ from fairseq import checkpoint_utils, utils
 from fairseq.data import data_utils
 from tqdm import tqdm
 
-import fairseq_pmlm  # noqa: F401
 from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.tasks.pmlm import PMLMTask
 

@@ -24,6 +24,7 @@ from fairseq_pmlm.bpe import load_model, symbols, write_dictionary
 from fairseq_pmlm.errors import PMLMError, describe, install_excepthook
 from fairseq_pmlm.text import Counts, list_files, read_documents, read_lines
 
+SPELLED = re.compile("</?s>|<unk>")  # sentencepiece's special pieces
 LONGEST = 2000  # characters of a line that sentencepiece trains on at a time; it would skip lines over 4192 bytes
 
 
@@ -127,6 +128,7 @@ def training_lines(path: str) -> Iterator[str]:
     """Lines for sentencepiece, the long ones cut at spaces."""
     for _, line in read_lines(path):
         line = line.replace("\u2585", " ")  # sentencepiece's own separator: it would skip the whole line
+        line = SPELLED.sub(lambda match: " ".join(match.group()), line)  # it would not learn these characters
         while len(line) > LONGEST:
             cut = line.rfind(" ", 1, LONGEST)
             cut = cut if cut > 0 else LONGEST

@@ -13,11 +13,13 @@ import argparse
 import os
 from types import SimpleNamespace
 
+import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+
+# isort: split
 import matplotlib
 import numpy as np
 from fairseq.data import ListDataset, data_utils
 
-import fairseq_pmlm  # noqa: F401
 from fairseq_pmlm import identity, layout
 from fairseq_pmlm.bpe import PMLMSentencepiece
 from fairseq_pmlm.datasets import OBJECTIVES, PMLMDataset, TextBlocks

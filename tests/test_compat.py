@@ -406,8 +406,11 @@ def resume(toy, user_dir, save_dir):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = f"--distributed-world-size 2 --distributed-no-spawn --device-id 0 --distributed-backend gloo --max-epoch 2 \
-        --ddp-backend legacy_ddp --distributed-init-method tcp://127.0.0.1:{port} --no-save --disable-validation".split()
+    options = shlex.split(
+        "--distributed-world-size 2 --distributed-no-spawn --device-id 0 --distributed-backend gloo "
+        f"--distributed-init-method tcp://127.0.0.1:{port} --ddp-backend legacy_ddp "
+        "--max-epoch 2 --no-save --disable-validation"
+    )
     options += ["--user-dir", toy / user_dir, "--save-dir", save_dir, "--restore-file", toy / "ck/checkpoint_last.pt"]
     runs = [start("train", toy / "bin", *MODEL, *options, "--distributed-rank", rank) for rank in (0, 1)]
     return [finish(run, check=False) for run in runs]
@@ -550,7 +553,7 @@ def test_37_sentences_give_37_hypotheses(toy, checkpoint):
     run = fairseq("generate", *options, "--user-dir", toy / "bare", TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1")
     assert len(re.findall(r"^H-\d+\t", run.stdout, re.M)) == 32
     messages = " ".join(noise(run.stderr))
-    for part in ("hydra.experimental.initialize", "hydra.experimental.compose", "package header"):
+    for part in ("hydra.experimental.initialize", "hydra.experimental.compose", "package header", "DEBUG:hydra"):
         assert part in messages
 
 
@@ -559,8 +562,9 @@ def test_37_sentences_give_37_hypotheses(toy, checkpoint):
 
 
 def noise(stderr):
-    """Lines of warnings that are not the user's own."""
-    return [line for line in stderr.splitlines() if "Warning" in line and "a user's own" not in line]
+    """Lines of warnings that are not the user's own, and log lines for developers."""
+    lines = [line for line in stderr.splitlines() if "Warning" in line or "DEBUG" in line]
+    return [line for line in lines if "a user's own" not in line]
 
 
 def test_training_shows_the_user_s_warnings_and_no_others(toy):
@@ -642,6 +646,7 @@ def worker(queue):
     queue.put((len(compat.ORIGINALS), lengths(batches), hasattr(data_utils.batch_by_size, "pmlm_original")))
 
 
+@pytest.mark.slow
 def test_spawned_worker_is_patched():
     context = torch.multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
@@ -687,6 +692,7 @@ def test_without_fairseq_one_line_says_what_to_install(blocked, error, line):
     assert issubclass(compat.MissingFairseqError, ImportError)
 
 
+@pytest.mark.slow
 def test_another_fairseq_gives_one_warning_that_names_the_function():
     run = python("""
         import fairseq.data.data_utils as data_utils

@@ -72,15 +72,15 @@ def test_damaged_facts_are_refused():
 
 def test_a_foreign_checkpoint_is_named():
     model = small_model()
-    with pytest.raises(PMLMError, match="does not hold a fairseq_pmlm model.*decoder.weight"):
+    with pytest.raises(PMLMError, match=r"does not hold a fairseq_pmlm model.*decoder\.weight"):
         model.load_state_dict({"decoder.weight": torch.zeros(1)})
 
 
 def test_loading_checks_shapes_and_names():
     state = small_model().state_dict()
+    other = small_model(dictionary=small_dictionary(40))
     with pytest.raises(PMLMError, match=r"another architecture.*\(36, 16\) there and \(46, 16\) here"):
-        other = small_model(dictionary=small_dictionary(40))
         other.load_state_dict({**state, "identity": other.state_dict()["identity"]})
-    with pytest.raises(PMLMError, match="another architecture.*layers.2"):
+    with pytest.raises(PMLMError, match=r"another architecture.*layers\.2"):
         small_model(layers=2).load_state_dict(dict(state))
     small_model(seed=9).load_state_dict(dict(state))

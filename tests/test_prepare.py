@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import random
@@ -78,7 +79,7 @@ def prepared(corpus, tmp_path_factory):
     """What prepare_pretraining.py makes of the corpus with three workers, and what it says."""
     destdir = tmp_path_factory.mktemp("prepared") / "new" / "bin"
     status, out, errors = run(
-        "prepare_pretraining", "--text", corpus, "--vocab-size", 60, "--valid-fraction", 0.1,
+        "prepare_pretraining", "--text", corpus, "--vocab-size", 60, "--character-coverage", 1, "--valid-fraction", 0.1,
         "--workers", 3, "--keep-encoded", "--destdir", destdir,
     )  # fmt: skip
     assert (status, errors) == (0, [])
@@ -119,7 +120,7 @@ def test_pretraining_text_comes_back(corpus, prepared):
 def test_same_bytes_for_any_number_of_workers(corpus, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(binarize, "CHUNK", 100)  # many chunks
     call(
-        "prepare_pretraining", "--text", corpus, "--vocab-size", 60, "--valid-fraction", 0.1,
+        "prepare_pretraining", "--text", corpus, "--vocab-size", 60, "--character-coverage", 1, "--valid-fraction", 0.1,
         "--workers", 1, "--destdir", tmp_path / "one",
     )  # fmt: skip
     three = {path.name: path.read_bytes() for path in prepared[0].iterdir() if path.is_file()}
@@ -288,26 +289,43 @@ def test_existing_directories(tmp_path):
     assert os.listdir(tmp_path) == ["bin"]
 
 
+def build_and_die(destdir, number):
+    with binarize.building(destdir, False) as folder:
+        (pathlib.Path(folder) / "dict.txt").touch()
+        os.kill(os.getpid(), number)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_half_way(tmp_path, number):
-    code = (
-        "import os, sys; from fairseq_pmlm import binarize\n"
-        "with binarize.building(sys.argv[1], False) as folder:\n"
-        "    open(folder + '/dict.txt', 'w').close(); os.kill(os.getpid(), int(sys.argv[2]))"
+    process = multiprocessing.get_context("fork").Process(
+        target=build_and_die, args=(str(tmp_path / "new" / "bin"), number)
     )
-    ran = subprocess.run([sys.executable, "-c", code, tmp_path / "new" / "bin", str(int(number))], capture_output=True)
-    assert ran.returncode == (143 if number == signal.SIGTERM else -9)
+    process.start()
+    process.join()
+    assert process.exitcode == (143 if number == signal.SIGTERM else -9)
     assert not (tmp_path / "new" / "bin").exists()
     if number == signal.SIGTERM:
         assert os.listdir(tmp_path) == []
 
 
-def test_fairseq_losing_lines_is_noticed(prepared, tmp_path):
-    (tmp_path / "train").write_text("the cat\nthe dog\n")
-    (tmp_path / "dict.txt").write_bytes((prepared[0] / "dict.txt").read_bytes())
-    options = ["--only-source", "--srcdict", "dict.txt", "--trainpref", "train"]
-    with pytest.raises(PMLMError, match=r"2 lines and 6 tokens to train\.bin instead of 3 and 7"):
-        binarize.run_preprocess(str(tmp_path), "bin", options, 1, {"train": binarize.Encoded(lines=3, tokens=4)})
+def test_fairseq_losing_lines_is_noticed(prepared, tmp_path, monkeypatch):
+    """As if fairseq-preprocess had written what lies in the prepared directory, whatever it was asked for."""
+    for name in ("train.bin", "train.idx"):
+        (tmp_path / name).write_bytes((prepared[0] / name).read_bytes())
+    (tmp_path / "preprocess.log").touch()
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, ""))
+    expected = {"train": binarize.Encoded(lines=3, tokens=4)}
+    with pytest.raises(PMLMError, match=r"wrote \d+ lines and \d+ tokens to train\.bin instead of 3 and 7"):
+        binarize.run_preprocess(str(tmp_path), "bin", [], 1, expected)
+
+
+def test_fairseq_failing_is_reported(tmp_path, monkeypatch, capsys):
+    ran = subprocess.CompletedProcess([], 1, "Traceback\nMemoryError: too much\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ran)
+    with pytest.raises(PMLMError, match=r"^fairseq-preprocess failed: MemoryError: too much$"):
+        binarize.run_preprocess(str(tmp_path), "my bin", ["--only-source"], 2, {})
+    shown = capsys.readouterr().out
+    assert "cd 'my bin' && fairseq-preprocess --only-source --destdir . --workers 3\n" in shown
 
 
 def test_given_sentencepiece_model_and_files_as_documents(tmp_path):

@@ -93,12 +93,12 @@ def test_split_pairs_keeps_equal_sources_together(tmp_path):
 def test_training_progress_shows_the_numbers_and_the_failure():
     log = (
         "2026-01-01 00:00:00 | INFO | fairseq_cli.train | {'optimization': {'max_update': 100}}\n"
-        '2026-01-01 00:00:00 | INFO | train_inner | {"loss": "9.5", "ae_loss": "4.5", "num_updates": "50", "wps": "10"}\n'
+        '2026-01-01 00:00:00 | INFO | train_inner | {"loss": "9", "ae_loss": "4.5", "num_updates": "50", "wps": "9"}\n'
         "2026-01-01 00:00:00 | WARNING | x | 3 lines are longer\n"
     )
     done = script("training_progress.py", stdin=log, check=False)
     assert done.returncode == 1  # it never said that it was done
-    assert "50/100 updates  loss 9.5  ae_loss 4.5  wps 10" in done.stdout
+    assert "50/100 updates  loss 9  ae_loss 4.5  wps 9" in done.stdout
     assert "warning: 3 lines are longer" in done.stdout
     script("training_progress.py", stdin=log + "x | INFO | fairseq_cli.train | done training in 1.0 seconds\n")
     done = script("training_progress.py", stdin="fairseq_pmlm: error: --x 1 is wrong\n", check=False)
