@@ -21,8 +21,9 @@ class RelativePositionBias(nn.Module):
         bins: number of buckets; one half for keys behind the query, one half for keys after it.
         max_distance: distances from here on share a bucket.
         heads: attention heads.
-        slope: start with heads that look nearby: a bias of minus *slope* per token of distance in the first head, a
-            quarter of that in the second, and so on. 0: N(0, 0.02), where all heads start by averaging over the text.
+        slope: start with half of the heads looking nearby: a bias of minus *slope* per token of distance in the first
+            head, a quarter of that in the second, and so on; the other half starts at N(0, 0.02), as all do where this
+            is 0, and averages over the text.
     """
 
     def __init__(self, bins: int, max_distance: int, heads: int, slope: float = 0.0):
@@ -37,7 +38,8 @@ class RelativePositionBias(nn.Module):
             mean = torch.bincount(buckets, distances.abs().float(), bins) / torch.bincount(
                 buckets, minlength=bins
             ).clamp(1)
-            self.weight.data -= mean[:, None] * slope * 0.25 ** torch.arange(heads)
+            local = (heads + 1) // 2
+            self.weight.data[:, :local] -= mean[:, None] * slope * 0.25 ** torch.arange(local)
 
     def buckets(self, distance: Tensor) -> Tensor:
         """Bucket of each *distance* = position of key - position of query; any shape, int64."""

@@ -56,8 +56,8 @@ class PMLMConfig(FairseqDataclass):
     relative_position_slope: float = field(
         default=0.0,
         metadata={
-            "help": "start with heads that look nearby, which learn much sooner on a small budget: a bias of minus "
-            "this per token of distance in the first head, a quarter of it in each next; 0: N(0, 0.02)"
+            "help": "start with half of the heads looking nearby, which learns much sooner on a small budget: a bias "
+            "of minus this per token of distance in the first head, a quarter of it in each next; 0: N(0, 0.02) for all"
         },
     )
     # What decoding must repeat belongs to the model: fairseq-generate reads model options from the checkpoint, but task

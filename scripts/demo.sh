@@ -41,6 +41,18 @@ mkdir -p "$OUT/.steps" "$OUT/logs"
 SECONDS=0
 history=""  # what led here: a step runs again when its own command or anything before it has changed
 
+# A command as it can be typed again.
+echo_command() {
+    local word line="+"
+    for word in "$@"; do
+        case $word in
+            *[!A-Za-z0-9_./:=,+\>-]* | "") line+=" '$word'" ;;
+            *) line+=" $word" ;;
+        esac
+    done
+    echo "$line"
+}
+
 # step NAME "what it is" OUTPUT COMMAND...: run COMMAND unless it has completed before and OUTPUT still exists.
 step() {
     local name=$1 title=$2 output=$3 stamp="$OUT/.steps/$1" key
@@ -56,26 +68,29 @@ step() {
     echo "$key" >"$stamp.begun"
     echo
     echo "== $title ($((SECONDS / 60)) min $((SECONDS % 60)) s since the start)"
-    printf '+'
-    printf ' %q' "$@"
-    echo
+    case $(type -t "$1") in file) echo_command "$@" ;; esac
     "$@"
     echo "$key" >"$stamp"
     rm -f "$stamp.begun"
 }
 
-# Show the lines of a training log that tell how it goes; keep all of it in a file.
+# Train; show how it goes, and keep all that is logged in a file.
 fairseq_train() {
     local log=$1
     shift
-    fairseq-train "$@" --log-format json --log-file "$log" 2>&1 |
+    set -- fairseq-train "$@" --log-format json --log-file "$log"
+    echo_command "$@"
+    "$@" 2>&1 |
         python scripts/training_progress.py || { echo "demo: training failed; see $log" >&2; exit 1; }
 }
 generate() {
-    local log=$1
+    local output=$1
     shift
-    fairseq-generate "$@" >"$log.tmp" 2>&1 || { tail -n 5 "$log.tmp" >&2; exit 1; }
-    mv "$log.tmp" "$log"
+    set -- fairseq-generate "$@" --log-format simple --log-interval 10
+    echo_command "$@" ">$output"
+    # on stderr, fairseq says how far it is, and more than anybody wants to read
+    "$@" 2>&1 >"$output.tmp" | { grep --line-buffered -Ev "^(DEBUG|INFO:fairseq(_cli|_pmlm|\.(tasks|data))|INFO:hydra)" || true; } || exit 1
+    mv "$output.tmp" "$output"
 }
 
 if [ -n "$TEXT" ]; then

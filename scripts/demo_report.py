@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import random
-import re
 
 import matplotlib
 from baselines import shuffled
@@ -97,16 +96,20 @@ def examples(sources, references, hypotheses, count=5):
 
 
 def curve(log, tag, key):
-    """[(updates, value)] of what fairseq logged as JSON under *tag* (train_inner or valid)."""
-    points = []
+    """[(updates, value)] of what ``fairseq-train --log-format json`` logged of *key* in training or "valid"."""
+    points = {}
     with open(log, encoding="utf-8") as f:
         for line in f:
-            found = re.search(rf"\| {tag} \| (\{{.*\}})$", line)
-            if found:
-                values = {k.removeprefix(f"{tag}_"): v for k, v in json.loads(found.group(1)).items()}
-                if key in values:
-                    points.append((int(values["num_updates"]), float(values[key])))
-    return sorted(dict(points).items())
+            values = json.loads(line) if line.startswith('{"') else {}
+            name = key if tag == "train" else f"{tag}_{key}"
+            if name in values:
+                points[int(values["num_updates" if tag == "train" else f"{tag}_num_updates"])] = float(values[name])
+    return sorted(points.items())
+
+
+def columns(points):
+    """Points as a list of x and a list of y."""
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def draw_losses(out):
@@ -115,25 +118,18 @@ def draw_losses(out):
     with open(os.path.join(out, "loss_by_step.json"), encoding="utf-8") as f:
         entropy = json.load(f)["unigram_entropy"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
-    for key, name in (("ae_loss", "AE"), ("par_loss", "PAR")):
-        for tag, style in (("train_inner", "-"), ("valid", "o")):
-            points = curve(os.path.join(logs, "pretrain.log"), tag, key)
-            label = name if tag == "train_inner" else f"{name}, validation"
-            left.plot(
-                *zip(*points, strict=True), style, color="C0" if key == "ae_loss" else "C3", label=label, alpha=0.8
-            )
+    curves = [  # axes, log, what is logged, label, colour
+        (left, "pretrain", "ae_loss", "AE", "C0"),
+        (left, "pretrain", "par_loss", "PAR", "C3"),
+        (right, "finetune", "nll_loss", "after pre-training", "C2"),
+        (right, "scratch", "nll_loss", "from scratch", "C1"),
+    ]
+    for axes, log, key, label, color in curves:
+        path = os.path.join(logs, f"{log}.log")
+        axes.plot(*columns(curve(path, "train", key)), color=color, alpha=0.8, label=label)
+        axes.plot(*columns(curve(path, "valid", key)), "o", color=color, label=f"{label}, validation")
     left.axhline(entropy, color="gray", linestyle=":", label="unigram entropy of the text")
     left.set(title="Pre-training", xlabel="updates", ylabel="bits per masked token")
-    for name, title, color in (("finetune", "after pre-training", "C2"), ("scratch", "from scratch", "C1")):
-        for tag, style in (("train_inner", "-"), ("valid", "o")):
-            points = curve(os.path.join(logs, f"{name}.log"), tag, "nll_loss")
-            right.plot(
-                *zip(*points, strict=True),
-                style,
-                color=color,
-                label=title if tag == "train_inner" else f"{title}, validation",
-                alpha=0.8,
-            )
     right.set(title="Fine-tuning", xlabel="updates", ylabel="bits per target token")
     for axes in (left, right):
         axes.legend(frameon=False)

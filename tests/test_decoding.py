@@ -23,7 +23,7 @@ def sources(lengths, seed=0):
 def full_forward(model, source, prefix):
     """Log-probabilities (types,) of what follows *prefix*, by one forward of the slow reference, without any cache."""
     n, t = len(source), len(prefix)
-    tokens = [*source, *prefix, PSEUDO]
+    tokens = [*source, *prefix, model.dictionary.index("<pseudo>")]
     positions = [*range(n), *range(n, n + t), n + t]
     segments = [0] * n + [1] * (t + 1)
     kinds = [("context", 0)] * n + [("original", i + 1) for i in range(t)] + [("pseudo", t + 1)]
@@ -44,7 +44,7 @@ def beam_search(model, source, beam, max_len, min_len=1, lenpen=1.0):
                 lprobs[torch.arange(len(lprobs)) != EOS] = -math.inf
             elif step < min_len:
                 lprobs[EOS] = -math.inf
-            lprobs[[BOS, MASK, PSEUDO]] = -math.inf
+            lprobs[[model.dictionary.index(symbol) for symbol in ("<s>", "<mask>", "<pseudo>")]] = -math.inf
             values, indices = lprobs.topk(min(2 * beam, len(lprobs) - 1))
             candidates += [([*tokens, i], score + v) for v, i in zip(values.tolist(), indices.tolist(), strict=True)]
         candidates = [c for c in sorted(candidates, key=lambda c: -c[1])[: 2 * beam] if c[1] > -math.inf]

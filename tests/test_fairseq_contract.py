@@ -25,6 +25,7 @@ SMALL = [
 OPTIMIZER = [
     *("--optimizer", "adam", "--lr", 0.003, "--lr-scheduler", "polynomial_decay", "--total-num-update", 100),
     *("--warmup-updates", 5, "--cpu", "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", 10),
+    *("--validate-interval", 100, "--save-interval", 100),  # epochs are short here; the last update does both
 ]
 SEQ2SEQ = ["--task", "pmlm_seq2seq", "--criterion", "pmlm_seq2seq", "--arch", "pmlm_tiny", *SMALL]
 PRETRAIN = ["--task", "pmlm", "--criterion", "pmlm", "--arch", "pmlm_tiny", *SMALL, "--tokens-per-sample", "32"]
@@ -176,6 +177,39 @@ def test_workers_change_nothing(work):
         pretrain(work, work / f"workers{workers}", "--num-workers", workers, updates=20)
     one, two = (torch.load(work / f"workers{n}" / "checkpoint_last.pt", weights_only=False)["model"] for n in (0, 3))
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_two_processes_started_by_hand(work, tmp_path):
+    """Each process trains on its own share, with workers of its own, and both end with the same weights."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = [
+        *("--distributed-world-size", 2, "--distributed-no-spawn", "--device-id", 0, "--distributed-backend", "gloo"),
+        *("--distributed-init-method", f"tcp://127.0.0.1:{port}", "--ddp-backend", "legacy_ddp"),
+        *("--max-tokens", 600, "--max-update", 12, "--num-workers", 1, "--save-dir", tmp_path / "two"),
+    ]
+    arguments = [work / "text", *USER_DIR, *PRETRAIN, *OPTIMIZER, *options, "--distributed-rank"]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "fairseq_cli.train", *map(str, arguments), str(rank)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    output = [run.communicate(timeout=300)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], output[0][-2000:] + output[1][-2000:]
+    assert "num_updates: 12 >= max_update: 12" in output[0]
+    state = torch.load(tmp_path / "two" / "checkpoint_last.pt", weights_only=False)
+    assert state["optimizer_history"][-1]["num_updates"] == 12
+    # twice the masked tokens of one process an update, less what an uneven last batch lacks
+    alone = logged(pretrain(work, tmp_path / "one", updates=12).stdout, "train")[-1]
+    both = logged(output[0], "train")[-1]
+    assert float(both["train_nmasked"]) > 1.7 * float(alone["train_nmasked"])
 
 
 @pytest.mark.parametrize("objective", ["ae", "par", "ar", "ae+ar"])
@@ -394,7 +428,7 @@ def test_user_dir_by_relative_path_from_the_checkout(work):
         "--no-save",
         cwd=ROOT,
     )
-    assert "num_updates 1" in done.stdout
+    assert logged(done.stdout, "valid")[-1]["valid_num_updates"] == "1"
 
 
 def refused(done, *parts):

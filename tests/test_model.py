@@ -185,11 +185,12 @@ def test_relative_position_buckets(distance, shape):
 
 
 def test_heads_can_start_by_looking_nearby():
-    weight = RelativePositionBias(32, 128, heads=2, slope=1.0).weight.detach()
+    weight = RelativePositionBias(32, 128, heads=4, slope=1.0).weight.detach()
     for distance, expected in ((0, 0), (1, -1), (-1, -1), (5, -5), (-7, -7)):
         row = weight[bucket(distance, 32, 128)]
         assert row[0].item() == pytest.approx(expected, abs=0.1)
         assert row[1].item() == pytest.approx(expected / 4, abs=0.1)
+        assert row[2:].abs().max() < 0.1
     assert weight[bucket(200, 32, 128), 0] < weight[bucket(20, 32, 128), 0] < -15
 
 
