@@ -62,7 +62,8 @@ class RelativePositionBias(nn.Module):
             (batch, heads, queries, keys), dtype of the table.
         """
         distance = key_positions[:, None, :] - query_positions[:, :, None]
-        return F.embedding(self.buckets(distance), self.weight).permute(0, 3, 1, 2)
+        # contiguous: fused kernels want masks whose last dimension is
+        return F.embedding(self.buckets(distance), self.weight).permute(0, 3, 1, 2).contiguous()
 
 
 class Visibility(NamedTuple):

@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 OBJECTIVES = {"ae": ("ae",), "par": ("par",), "ar": ("ar",), "ae+par": ("ae", "par"), "ae+ar": ("ae", "ar")}
 
 
+NO_END = "line {line} of the binarized text does not end in </s>; binarize it again, with </s> at the end of each line"
+
+
 class Lines(FairseqDataset):
     """The lines of a binarized text without the </s> at their ends, long ones cut into pieces.
 
@@ -28,6 +31,8 @@ class Lines(FairseqDataset):
         self.dataset = dataset
         self.eos = eos
         lengths = np.asarray(dataset.sizes, np.int64) - 1
+        if (lengths < 0).any():
+            raise PMLMError(NO_END.format(line=int(np.argmax(lengths < 0)) + 1))
         pieces = np.ones_like(lengths) if max_length is None else np.maximum(1, -(-lengths // max_length))
         if not keep_empty:
             pieces[lengths == 0] = 0
@@ -45,10 +50,7 @@ class Lines(FairseqDataset):
     def __getitem__(self, index):
         line = self.dataset[int(self.line[index])]
         if line[-1] != self.eos:
-            raise PMLMError(
-                f"line {self.line[index] + 1} of the binarized text does not end in </s>; "
-                "binarize it again with fairseq-preprocess and without --no-append-eos"
-            )
+            raise PMLMError(NO_END.format(line=self.line[index] + 1))
         return line[self.start[index] : self.start[index] + self.sizes[index]]
 
 
@@ -244,7 +246,11 @@ class PMLMDataset(FairseqDataset):
         return int(self.sizes[index])
 
     def ordered_indices(self):
-        """Indices sorted by size; equal sizes shuffled (by numpy's global state, which fairseq seeds per epoch)."""
+        """Indices sorted by size; equal sizes shuffled by numpy's global state.
+
+        fairseq seeds that alike for every epoch, so epochs differ in the order of the batches, and in the masks;
+        ``--update-ordered-indices-seed`` makes other batches as well.
+        """
         order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))  # noqa: NPY002
         return order[np.argsort(self.sizes[order], kind="stable")]
 

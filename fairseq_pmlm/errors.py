@@ -19,6 +19,20 @@ def find_user_error(error: BaseException | None) -> PMLMError | None:
     return None
 
 
+def message(error: BaseException | None) -> str | None:
+    """What a :class:`PMLMError` in *error*'s chain says, or None.
+
+    Also where it was raised in another process: torch passes on the traceback of a spawned trainer or a data-loader
+    worker as text.
+    """
+    marker = f"{PMLMError.__module__}.{PMLMError.__name__}: "
+    found = find_user_error(error)
+    text = str(found if found is not None else error)
+    if marker in text:
+        return text.rsplit(marker, 1)[1].splitlines()[0]
+    return None if found is None else text
+
+
 def install_excepthook() -> None:
     """Print a :class:`PMLMError` that nobody caught as one line on stderr; Python then exits with status 1.
 
@@ -29,12 +43,12 @@ def install_excepthook() -> None:
         return
 
     def hook(kind, error, trace):
-        user_error = find_user_error(error)
-        if user_error is None:
+        text = message(error)
+        if text is None:
             previous(kind, error, trace)
         else:
             sys.stdout.flush()
-            print(f"fairseq_pmlm: error: {user_error}", file=sys.stderr)
+            print(f"fairseq_pmlm: error: {text}", file=sys.stderr)
 
     hook.is_pmlm_hook = True
     sys.excepthook = hook

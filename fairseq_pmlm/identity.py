@@ -106,4 +106,7 @@ def check(stored: dict[str, Any], ours: dict[str, Any], where: str) -> None:
             )
         else:
             option = "--" + name.replace("_", "-")
-            raise PMLMError(f"{where} has {option} {theirs}, this model has {here}; give {option} {theirs}")
+            remedy = f"give {option} {theirs}"
+            if isinstance(theirs, bool):
+                remedy = f"add {option}" if theirs else f"leave out {option}"
+            raise PMLMError(f"{where} has {option} {theirs}, this model has {here}; {remedy}")

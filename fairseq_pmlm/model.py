@@ -239,6 +239,12 @@ class PMLMModel(BaseFairseqModel):
                 f"--encoder-embed-dim {cfg.encoder_embed_dim} is not a multiple of "
                 f"--encoder-attention-heads {cfg.encoder_attention_heads}"
             )
+        bins, distance = cfg.relative_position_bins, cfg.relative_position_max_distance
+        if cfg.relative_positions and (bins < 4 or bins % 4 or distance <= bins // 4):
+            raise PMLMError(
+                f"--relative-position-bins {bins} must be a multiple of 4, and "
+                f"--relative-position-max-distance {distance} more than a quarter of it"
+            )
         source, target = seq2seq_limits(cfg)
         if source + target > cfg.max_positions or min(source, target) < 3:
             raise PMLMError(
@@ -271,7 +277,7 @@ class PMLMModel(BaseFairseqModel):
             src_tokens: int64 (batch, source), ``<s> ... </s>``, padded on the right.
             src_lengths: int64 (batch,), lengths without padding.
             prev_output_tokens: int64 (batch, target), ``</s> x1 x2 ...``, the target shifted by one, right-padded.
-            pseudo_tokens: int64 (batch, target), what the [P] slots show, or None for [P].
+            pseudo_tokens: int64 (batch, target), what the [P] slots show in training, or None for [P].
 
         Returns:
             a tuple: logits (batch, target, types) for the target that *prev_output_tokens* was made from, and None.
@@ -280,6 +286,8 @@ class PMLMModel(BaseFairseqModel):
             return self.output_layer(
                 self.backbone(tokens, positions, segments, steps, context_length, queries, context_queries)
             )
+        if not self.training:  # corruption is for training, whatever the data set
+            pseudo_tokens = None
         slots = decoding.seq2seq_slots(
             src_tokens, src_lengths, prev_output_tokens, self.dictionary.pad(), self.pseudo_index, pseudo_tokens
         )

@@ -13,7 +13,7 @@ import re
 import string
 import types
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import NamedTuple, Optional
@@ -310,10 +310,10 @@ def check_tokenizer(tokenizer: Optional[str], sentencepiece_model: Optional[str]
         raise PMLMError(f"sentencepiece model {sentencepiece_model}: is for the tokenizer 'spm' only")
 
 
-def stop_if_not_english(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    """Raise PMLMError if more than 10 % of all letters are not a-z: rouge-score's tokenizer would drop them."""
+def foreign_share(texts: Iterable[str]) -> float:
+    """Share of the letters of *texts* that lie outside a-z, which rouge-score's own tokenizer drops."""
     letters = foreign = 0
-    for text in each_text(hypotheses, references):
+    for text in texts:
         if text.isascii():
             letters += sum(map(str.isalpha, text))
             continue
@@ -321,9 +321,20 @@ def stop_if_not_english(hypotheses: Sequence[str], references: Sequence[Sequence
         in_text = sum(map(str.isalpha, text))
         letters += in_text
         foreign += in_text - sum(map(text.count, string.ascii_lowercase))
-    if foreign > MAX_FOREIGN_LETTERS * letters:
+    return foreign / max(letters, 1)
+
+
+def suggest_tokenizer(texts: Iterable[str]) -> str:
+    """``default`` where rouge-score's own tokenizer will do for *texts*, else ``intl``."""
+    return "intl" if foreign_share(texts) > MAX_FOREIGN_LETTERS else "default"
+
+
+def stop_if_not_english(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Raise PMLMError if more than 10 % of all letters are not a-z: rouge-score's tokenizer would drop them."""
+    foreign = foreign_share(each_text(hypotheses, references))
+    if foreign > MAX_FOREIGN_LETTERS:
         raise PMLMError(
-            f"{100 * foreign / letters:.0f} % of the letters lie outside a-z, and rouge-score's tokenizer drops them: "
+            f"{100 * foreign:.0f} % of the letters lie outside a-z, and rouge-score's tokenizer drops them: "
             "choose the tokenizer 'intl' (languages with spaces between words), 'char' (Chinese, Japanese, Thai) or "
             "'spm' (with a sentencepiece model); 'default' if this is meant"
         )

@@ -137,7 +137,7 @@ def greedy(scorer, start, words, max_words):
             if len(best) < max_words:
                 trials |= {(*best[:i], word, *best[i:]) for i in range(len(best) + 1)}
             trials |= {(*best[:i], word, *best[i + 1 :]) for i in range(len(best))}
-        score, tokens = max((value(t), t) for t in sorted(trials))
+        score, tokens = max(((value(t), t) for t in sorted(trials)), default=(top, ()))
         if score <= top + 1e-9:
             return best, top
         best, top = list(tokens), score
@@ -156,13 +156,13 @@ def best_constant(summaries, sample=1000, candidates=300, words=40, max_words=10
         tokens, score = greedy(scorer, start[:max_words], frequent, max_words)
         if score > top:
             made, top = tokens, score
-    if scorer.score(real) >= top:
+    if not made or scorer.score(real) >= top:
         return real
     return " ".join(made).capitalize() + "."
 
 
 def rouge(hypotheses, references):
-    """(ROUGE-1, ROUGE-L): mean F1 in percent by rouge_score, default tokenizer."""
+    """(ROUGE-1, ROUGE-L): mean F1 in percent by rouge_score, default tokenizer (a-z and digits only)."""
     scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"])
     scores = [scorer.score(ref, hyp) for ref, hyp in zip(references, hypotheses, strict=True)]
     return tuple(100 * float(np.mean([s[name].fmeasure for s in scores])) for name in ("rouge1", "rougeL"))

@@ -7,6 +7,7 @@
 # Every command is echoed as it runs, so that you can copy it. A step whose output is there and whole is skipped; after
 # an interruption, training goes on from its last checkpoint. Results are in demo-output/ (or --out DIR).
 set -euo pipefail
+HERE=$PWD
 cd "$(dirname "$0")/.."
 
 TEXT="" PAIRS="" OUT=demo-output ARCH=pmlm_tiny VOCAB=2000
@@ -17,9 +18,10 @@ while [ $# -gt 0 ]; do
         -h | --help) usage; exit 0 ;;
         --text | --pairs | --out | --arch | --vocab-size | --pretrain-updates | --finetune-updates)
             [ $# -ge 2 ] || { echo "demo: $1 needs a value" >&2; exit 2; } ;;&
-        --text) TEXT=$2 ;;
-        --pairs) PAIRS=$2 ;;
-        --out) OUT=$2 ;;
+        --text | --pairs | --out) case $2 in /*) path=$2 ;; *) path=$HERE/$2 ;; esac ;;&
+        --text) TEXT=$path ;;
+        --pairs) PAIRS=$path ;;
+        --out) OUT=$path ;;
         --arch) ARCH=$2 ;;
         --vocab-size) VOCAB=$2 ;;
         --pretrain-updates) PRETRAIN_UPDATES=$2 ;;
@@ -39,7 +41,8 @@ done
 if [ -n "$TEXT" ]; then source scripts/setup.sh; else source scripts/setup.sh demo; fi
 mkdir -p "$OUT/.steps" "$OUT/logs"
 SECONDS=0
-history=""  # what led here: a step runs again when its own command or anything before it has changed
+# What led here: a step runs again when its own command or anything before it has changed.
+history=$([ -z "$TEXT" ] || find "$TEXT" "$PAIRS" -type f -printf '%p %s %T@\n' | sort)
 
 # A command as it can be typed again.
 echo_command() {
@@ -107,7 +110,7 @@ step pairs "The pairs binarized" "$OUT/data/pairs" \
     python scripts/prepare_seq2seq.py --train "$OUT/corpus/pairs.train.jsonl" --valid "$OUT/corpus/pairs.valid.jsonl" \
     --test "$OUT/corpus/pairs.test.jsonl" --vocab-from "$OUT/data/text" --destdir "$OUT/data/pairs" --overwrite
 step mask "A picture of one example: who sees whom" "$OUT/mask.png" \
-    python scripts/show_mask.py "$OUT/data/text" --index 40 --tokens 32 --out "$OUT/mask.png"
+    python scripts/show_mask.py "$OUT/data/text" --index 0 --tokens 32 --out "$OUT/mask.png"
 
 # The published settings are for millions of updates on many GPUs; these are for minutes on two cores: a narrow model
 # needs a larger initial scale, heads that look nearby from the start, and no dropout to learn much in so few updates.

@@ -15,7 +15,7 @@ import matplotlib
 from baselines import shuffled
 
 import fairseq_pmlm  # noqa: F401
-from fairseq_pmlm.scoring import read_generate_output, read_lines, score_rouge
+from fairseq_pmlm.scoring import read_generate_output, read_lines, score_rouge, suggest_tokenizer
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -44,7 +44,8 @@ def main():
     hypotheses["shuffled"] = shuffled(hypotheses["finetune"], seed=1)
     for name in ("nearest", "constant", "first12", "lead"):
         hypotheses[name] = read_lines(os.path.join(out, "baselines", f"{name}.txt"))
-    scores = {name: score_rouge(hypotheses[name], [references]) for name in SYSTEMS}
+    tokenizer = suggest_tokenizer(references)
+    scores = {name: score_rouge(hypotheses[name], [references], tokenizer=tokenizer) for name in SYSTEMS}
     report = [table(scores), "", scores["finetune"].signature, "", verdict(scores), ""]
     report += examples(sources, references, hypotheses)
     for name in ("finetune", "scratch", "shuffled"):

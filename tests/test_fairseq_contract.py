@@ -318,6 +318,28 @@ def test_scoring_references_equals_full_forwards(work, finetuned):
         assert [float(x) for x in scores[str(i)].split()] == pytest.approx(expected, abs=2e-4)
 
 
+def test_corruption_is_for_training_alone(work, finetuned):
+    from test_decoding import full_forward
+
+    model, task = load(finetuned)
+    stdout = generate(work, finetuned, "--score-reference", "--batch-size", 8, subset="train")
+    scores = dict(re.findall(r"^P-(\d+)\t(.*)$", stdout, re.MULTILINE))
+    source, target = ((work / f"p.train.{side}").read_text().splitlines() for side in ("src", "tgt"))
+    assert len(scores) == len(source)
+    for i in (5, 100):
+        tokens = [0, *(task.dictionary.index(w) for w in source[i].split()), 2]
+        words = [*(task.dictionary.index(w) for w in target[i].split()), 2]
+        expected = [full_forward(model, tokens, words[:t])[word].item() / math.log(2) for t, word in enumerate(words)]
+        assert [float(x) for x in scores[str(i)].split()] == pytest.approx(expected, abs=2e-4)
+
+
+def test_a_prefix_is_kept(work, finetuned):
+    found = hypotheses(generate(work, finetuned, "--prefix-size", 2, "--batch-size", 8))
+    target = [line.split() for line in (work / "p.test.tgt").read_text().splitlines()]
+    for i, hypothesis in found.items():
+        assert hypothesis[0][1].split()[:2] == target[i][:2]
+
+
 def test_an_ensemble_of_two_averages(work, finetuned, other):
     from test_decoding import full_forward
 
@@ -450,6 +472,8 @@ def test_bad_options_of_pretraining(work, tmp_path):
     refused(run("--max-tokens", 20), "--max-tokens 20", "slots")
     refused(run("--mask-prob", 0), "--mask-prob 0")
     refused(run("--encoder-attention-heads", 3), "--encoder-attention-heads 3", "32")
+    refused(run("--relative-positions", "--relative-position-bins", 2), "--relative-position-bins 2")
+    refused(run("--arch", "roberta_base", "--max-positions", 64), "--arch roberta_base", "pmlm_base")
     refused(command("train", tmp_path, *USER_DIR, *PRETRAIN, *OPTIMIZER, "--batch-size", 8, check=False), "dict.txt")
     assert not (tmp_path / "x").exists() or not list((tmp_path / "x").glob("*.pt"))
 
@@ -566,6 +590,8 @@ def test_alignment_is_refused(work, finetuned):
         check=False,
     )
     refused(done, "--print-alignment")
+    options = ["--task", "pmlm_seq2seq", "--path", finetuned, "--match-source-len", "--cpu"]
+    refused(command("generate", work / "pairs", *USER_DIR, *options, check=False), "--match-source-len")
 
 
 def test_identity_survives_averaging(pretrained):

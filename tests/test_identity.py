@@ -37,7 +37,10 @@ def test_equal_facts_pass():
         ({"encoder_attention_heads": 2}, "--encoder-attention-heads 4, this model has 2"),
         ({"layer_norm_eps": 1e-5}, "--layer-norm-eps 1e-12, this model has 1e-05"),
         ({"activation_fn": "relu"}, "--activation-fn gelu, this model has relu"),
-        ({"relative_positions": True}, "--relative-positions False, this model has True"),
+        (
+            {"relative_positions": True},
+            "--relative-positions False, this model has True; leave out --relative-positions",
+        ),
     ],
 )
 def test_a_contradiction_names_both_values(change, named):

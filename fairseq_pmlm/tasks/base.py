@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from .. import identity
 from ..errors import PMLMError
+from ..model import ARCHITECTURES, PMLMModel
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,17 @@ class PMLMBaseTask(FairseqTask):
     def target_dictionary(self):
         return self.dictionary
 
+    def build_model(self, cfg, from_checkpoint=False):
+        """Build the model.
+
+        Raises:
+            PMLMError: it is not one of ours; the batches of these tasks are for nobody else.
+        """
+        model = super().build_model(cfg, from_checkpoint)
+        if not isinstance(model, PMLMModel):
+            raise PMLMError(f"--arch {cfg._name} is not a PMLM; give one of {', '.join(ARCHITECTURES)}")
+        return model
+
     def build_bpe(self, args):
         """The tokenizer asked for with ``--bpe``, else the one that lies beside the dictionary.
 
@@ -38,12 +50,15 @@ class PMLMBaseTask(FairseqTask):
             PMLMError: ``--sentencepiece-model`` is another file than the data was prepared with.
         """
         beside = identity.find_tokenizer(self.cfg.data)
-        given = getattr(args, "sentencepiece_model", None)
+        given = None
+        if OmegaConf.is_config(args) and "sentencepiece_model" in args:  # "in" is False where it is missing ("???")
+            given = args.sentencepiece_model
         if given and beside and os.path.isfile(given) and identity.hash_file(given) != identity.hash_file(beside):
             raise PMLMError(
                 f"--sentencepiece-model {given} is not the tokenizer that the data was prepared with, {beside}"
             )
-        if args is not None and getattr(args, "_name", args) is not None:
+        name = args._name if OmegaConf.is_config(args) else args
+        if name is not None and (given or name != "pmlm_sentencepiece" or not beside):
             return super().build_bpe(args)
         if beside and beside.endswith(".model"):
             return encoders.build_bpe(OmegaConf.create({"_name": "pmlm_sentencepiece", "sentencepiece_model": beside}))

@@ -58,10 +58,13 @@ class PMLMTaskConfig(FairseqDataclass):
 class PMLMTask(PMLMBaseTask):
     """Pseudo-masked language modeling on blocks of contiguous text."""
 
-    slots_help = "tokens + 2 (ceil(0.15 tokens) + 5) for a block, as [P] and original tokens are appended"
-
     def __init__(self, cfg: PMLMTaskConfig, dictionary):
         super().__init__(cfg, dictionary)
+        self.slots_help = "tokens of a block"
+        if cfg.objective != "ae":
+            self.slots_help = (
+                f"tokens + 2 (ceil({cfg.mask_prob} tokens) + 5) of a block: [P] and originals are appended"
+            )
         if not 0 < cfg.mask_prob <= 1:
             raise PMLMError(f"--mask-prob {cfg.mask_prob} is not in (0, 1]")
         if (
@@ -107,7 +110,7 @@ class PMLMTask(PMLMBaseTask):
         if blocks.lines.cut_lines:
             logger.info(f"{blocks.lines.cut_lines:,} lines of {prefix} are longer than a block, and cut into several")
         if blocks.dropped_tokens:
-            logger.warning(f"{blocks.dropped_tokens:,} documents of {prefix} are single tokens, which make no block")
+            logger.warning(f"{blocks.dropped_tokens:,} tokens of {prefix} are left out: alone, they make no block")
         self.datasets[split] = PMLMDataset(
             blocks,
             self.dictionary,

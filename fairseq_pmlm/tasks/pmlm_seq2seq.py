@@ -110,9 +110,7 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         source = self.limit(source, 0, prefix + source_lang, reserved=1)
         target = self.limit(target, 1, prefix + target_lang)
         source = PrependTokenDataset(source, self.dictionary.bos())
-        corruption = None
-        if split == "train":
-            corruption = (self.cfg.seed, self.cfg.leave_unmasked_prob, self.cfg.random_token_prob)
+        corruption = (self.cfg.seed, self.cfg.leave_unmasked_prob, self.cfg.random_token_prob)
         self.datasets[split] = PseudoMaskedPairDataset(
             source,
             source.sizes,
@@ -134,15 +132,18 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
             reserved: places that a symbol to be added will take.
         """
         limit, keep = self.limits[side] - reserved, self.cuts[side]
-        option = f"--max-{('source', 'target')[side]}-positions {self.limits[side]}"
+        what = ("source", "target")[side]
+        option = f"--max-{what}-positions {self.limits[side]}"
         long = int((np.asarray(dataset.sizes) > limit).sum())
         if not long:
             return dataset
+        first = int(np.argmax(np.asarray(dataset.sizes) > limit)) + 1
         count = f"{long:,} of {len(dataset):,} lines of {name} are longer than {option}"
         if keep == "none":
             raise PMLMError(
-                f"{count} (the longest has {max(dataset.sizes) + reserved} tokens); raise the limit, or say which part "
-                f"to keep with --cut-{('source', 'target')[side]} head, tail or middle"
+                f"{count} (the first is number {first}, the longest has {max(dataset.sizes) + reserved} tokens); raise "
+                f"the limit, or say in training which part to keep: --cut-{what} head, tail or middle (for a checkpoint: "
+                f"--model-overrides \"{{'cut_{what}': 'head'}}\")"
             )
         logger.warning(f"{count}: cut to their {keep}")
         return CutDataset(dataset, limit, keep)
@@ -158,6 +159,8 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
         if getattr(args, "print_alignment", None):
             raise PMLMError("--print-alignment: one stack reads the source and writes the target; it has no alignment")
+        if getattr(args, "match_source_len", False):
+            raise PMLMError("--match-source-len: it goes beyond the longest target that the model has positions for")
         # Suppressed in the generator: they have probabilities like any other symbol, and are never chosen.
         kwargs = {"tokens_to_suppress": ("<s>", "<mask>", "<pseudo>"), **(extra_gen_cls_kwargs or {})}
         return super().build_generator(models, args, seq_gen_cls, kwargs, prefix_allowed_tokens_fn)

@@ -1,0 +1,32 @@
+import subprocess
+import sys
+
+import pytest
+
+from fairseq_pmlm.errors import PMLMError, find_user_error, message
+
+
+def test_the_cause_is_found_behind_what_fairseq_raises():
+    error = RuntimeError("Cannot load model parameters")
+    error.__context__ = ValueError("between")
+    error.__context__.__context__ = PMLMError("--x 1 is wrong")
+    assert message(error) == "--x 1 is wrong"
+    assert isinstance(find_user_error(error), PMLMError)
+    assert message(ValueError("other")) is None
+    assert message(None) is None
+
+
+@pytest.mark.parametrize("kind", [PMLMError, RuntimeError])
+def test_the_line_is_found_in_the_traceback_of_another_process(kind):
+    text = "Caught in worker 0.\nTraceback ...\nfairseq_pmlm.errors.PMLMError: line 3 is wrong\n\nmore"
+    assert message(kind(text)) == "line 3 is wrong"
+
+
+def test_other_errors_keep_their_traceback():
+    code = "import fairseq_pmlm.errors as e; e.install_excepthook(); e.install_excepthook(); raise {}"
+    done = subprocess.run([sys.executable, "-c", code.format("ValueError('x')")], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    done = subprocess.run([sys.executable, "-c", code.format("e.PMLMError('y')")], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines() == ["fairseq_pmlm: error: y"]
