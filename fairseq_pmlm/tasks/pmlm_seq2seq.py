@@ -142,7 +142,7 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         if keep == "none":
             raise PMLMError(
                 f"{count} (the first is number {first}, the longest has {max(dataset.sizes) + reserved} tokens); raise "
-                f"the limit, or say in training which part to keep: --cut-{what} head, tail or middle (for a checkpoint: "
+                f"the limit, or say which part to keep: --cut-{what} head, tail or middle (of a checkpoint: "
                 f"--model-overrides \"{{'cut_{what}': 'head'}}\")"
             )
         logger.warning(f"{count}: cut to their {keep}")
