@@ -327,7 +327,7 @@ class PMLMModel(BaseFairseqModel):
             old, rows = state_dict[table], len(ours[table])
             logger.info(f"the position table grows from {len(old)} to {rows} rows; rows are repeated from the start")
             state_dict[table] = old.repeat(-(-rows // len(old)), 1)[:rows].clone()
-        for key in ours.keys() | state_dict.keys():
+        for key in dict.fromkeys([*ours, *state_dict]):
             if key not in state_dict or key not in ours:
                 here, there = ("this model", where) if key in ours else (where, "this model")
                 raise PMLMError(
