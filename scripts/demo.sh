@@ -110,7 +110,7 @@ step pairs "The pairs binarized" "$OUT/data/pairs" \
     python scripts/prepare_seq2seq.py --train "$OUT/corpus/pairs.train.jsonl" --valid "$OUT/corpus/pairs.valid.jsonl" \
     --test "$OUT/corpus/pairs.test.jsonl" --vocab-from "$OUT/data/text" --destdir "$OUT/data/pairs" --overwrite
 step mask "A picture of one example: who sees whom" "$OUT/mask.png" \
-    python scripts/show_mask.py "$OUT/data/text" --index 0 --tokens 32 --out "$OUT/mask.png"
+    python scripts/show_mask.py "$OUT/data/text" --tokens 32 --out "$OUT/mask.png"
 
 # The published settings are for millions of updates on many GPUs; these are for minutes on two cores: a narrow model
 # needs a larger initial scale, heads half of which look nearby from the start, and no dropout or other noise to learn

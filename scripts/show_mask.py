@@ -45,7 +45,9 @@ def parse_args():
     parser.add_argument("data", help="directory made by prepare_pretraining.py or prepare_seq2seq.py")
     parser.add_argument("--out", default="mask.png", help="picture to write; .png or .svg decides the format")
     parser.add_argument("--split", default="valid", help="which part of the data the example comes from")
-    parser.add_argument("--index", type=int, default=0, help="number of the example in the split, from 0")
+    parser.add_argument(
+        "--index", type=int, help="number of the example in the split, from 0 (default: one with several steps)"
+    )
     parser.add_argument("--text", help="draw this sentence instead (with the tokenizer of the data directory)")
     parser.add_argument("--objective", default="ae+par", choices=list(OBJECTIVES), help="pre-training objective")
     parser.add_argument("--tokens", type=int, default=28, help="longest text to draw, in tokens; more is hard to read")
@@ -57,7 +59,7 @@ def main():
     args = parse_args()
     if os.path.splitext(args.out)[1] not in (".png", ".svg"):
         raise PMLMError(f"--out {args.out} is neither a .png nor a .svg file")
-    if args.index < 0 or args.tokens < 4:
+    if (args.index or 0) < 0 or args.tokens < 4:
         raise PMLMError(f"--index {args.index} must be 0 or more, --tokens {args.tokens} 4 or more")
     pairs = None if args.text else find_pairs(args.data, args.split)
     dictionary = load_dictionary(args.data, f"dict.{pairs[0]}.txt" if pairs else "dict.txt")
@@ -96,16 +98,20 @@ def block(args, dictionary):
     else:
         text = load(os.path.join(args.data, args.split), dictionary, 0)
     blocks = TextBlocks(text, args.tokens - 3, dictionary.pad(), dictionary.eos(), "complete_doc")
-    if args.index >= len(blocks):
+    if (args.index or 0) >= len(blocks):
         raise PMLMError(f"--index {args.index}: there are {len(blocks):,} blocks of at most {args.tokens} tokens")
     data = PMLMDataset(blocks, dictionary, objective=args.objective, seed=args.seed)
-    return data[args.index]["slots"], f"Pre-training, --objective {args.objective}"
+    candidates = [data[i]["slots"] for i in ([args.index] if args.index is not None else range(min(200, len(blocks))))]
+    # three steps show the rule and stay readable
+    slots = min(candidates, key=lambda s: (abs(s.steps.min() + 3), -len(s.tokens)))
+    return slots, f"Pre-training, --objective {args.objective}"
 
 
 def pair(args, dictionary, source_lang, target_lang):
     """Slots of a source and its target."""
     prefix = os.path.join(args.data, f"{args.split}.{source_lang}-{target_lang}.")
-    source, target = (load(prefix + side, dictionary, args.index)[args.index] for side in (source_lang, target_lang))
+    index = args.index or 0
+    source, target = (load(prefix + side, dictionary, index)[index] for side in (source_lang, target_lang))
     source = np.concatenate([[dictionary.bos()], source[: args.tokens - 2], [dictionary.eos()]])
     target = target[: args.tokens].numpy()
     pseudo = np.full(len(target), dictionary.index("<pseudo>"))
