@@ -129,11 +129,6 @@ class PMLMSentencepiece:
         table = symbol_table(self.model)
         self.symbols = [UNK if symbol is None else symbol for symbol in table]
         self.pieces = {symbol: self.model.IdToPiece(i) for i, symbol in enumerate(table) if symbol is not None}
-        # Symbols that only encoded text has, whether or not there is a space in it.
-        self.telling = {symbol for symbol, piece in self.pieces.items() if symbol != piece}
-        self.telling.update(symbol for i, symbol in enumerate(table) if self.model.IsByte(i))
-        # Does every encoded text hold at least one SPACE, the one that sentencepiece adds to it?
-        self.adds_space = any(SPACE in piece for piece in self.model.EncodeAsPieces("a"))
 
     def encode(self, x: str) -> str:
         """Symbols separated by spaces. Never a special one, whatever *x* spells; ``<unk>`` or its own surface for a
@@ -155,11 +150,12 @@ class PMLMSentencepiece:
     def decode(self, x: str) -> str:
         """Text from symbols separated by spaces. Special symbols stay as they are spelled.
 
-        Text that fairseq has already put together (``--post-process sentencepiece``) is returned unchanged.
+        Text that fairseq has already put together (``--post-process sentencepiece``) is returned unchanged, unless all
+        of its words are pieces of the model.
         """
         tokens = x.split()
         encoded = all(token in self.pieces or token in SPECIAL for token in tokens)
-        if SPACE not in x and not (encoded and (not self.adds_space or self.telling.intersection(tokens))):
+        if SPACE not in x and not encoded:
             return x
         # sentencepiece passes on what it does not know, but not its own unknown and control pieces: these hide
         # behind a mark for the time being.

@@ -50,7 +50,7 @@ def apply() -> None:
     if ORIGINALS:
         return
     # a list, not any(): every patch has to run
-    patches = [*load_data_only(), name_missing_checkpoints(), lose_no_sample()]
+    patches = [*load_data_only(), name_missing_checkpoints(), lose_no_sample(), block_repeated_ngrams()]
     silence_deprecations()
     unexpected = [name for name, as_expected in patches if not as_expected]
     if unexpected:
@@ -331,6 +331,23 @@ def name_missing_checkpoints() -> tuple[str, bool]:
         return patched
 
     return _replace(checkpoint_utils, "load_model_ensemble_and_task", ["Model file not found: {}"], wrap)
+
+
+def block_repeated_ngrams() -> tuple[str, bool]:
+    """Let ``--no-repeat-ngram-size`` work without fairseq's CUDA extension.
+
+    Why: the generator hands over its whole buffer of tokens, and the code for the CPU compares the last tokens of that,
+    which are padding until the very last step, so that nothing is ever blocked.
+    """
+    from fairseq.ngram_repeat_block import NGramRepeatBlock
+
+    def wrap(original):
+        def patched(self, tokens, lprobs, bsz, beam_size, step):
+            return original(self, tokens[:, : step + 1], lprobs, bsz, beam_size, step)
+
+        return patched
+
+    return _replace(NGramRepeatBlock, "_no_repeat_ngram", ["ngram_to_check = cpu_tokens[bbsz_idx]["], wrap)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

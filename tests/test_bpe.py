@@ -132,7 +132,7 @@ def test_unknown_surfaces(tmp_path):
 
 def test_decoding_leaves_finished_text_alone(kit):
     ours = kit[0]
-    for text in ["the cat sat", "a b c", "안녕 세계", "one", "", "  two  spaces "]:
+    for text in ["the cat sat", "안녕 세계", "one", "", "  two  spaces "]:
         assert ours.decode(text) == text
 
 

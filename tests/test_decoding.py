@@ -136,6 +136,22 @@ def test_special_symbols_are_never_generated_though_likely():
                 assert not {BOS, PAD, MASK, PSEUDO} & set(hypothesis["tokens"].tolist())
 
 
+@pytest.mark.parametrize("beam", [1, 3])
+def test_no_ngram_is_repeated(beam):
+    model = small_model(seed=8)
+    with torch.no_grad():
+        model.output_layer.bias[[5, 6]] += 20.0  # left alone, it would say nothing but these two
+    tokens, lengths = sources([5, 6, 4])
+    sample = {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
+    for size in (2, 3):
+        generator = build_generator([model], beam=beam, max_len_b=15, no_repeat_ngram_size=size)
+        for found in generator.generate([model], sample):
+            for hypothesis in found:
+                words = hypothesis["tokens"].tolist()
+                ngrams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+                assert len(ngrams) == len(set(ngrams))
+
+
 def test_an_ensemble_averages_probabilities():
     models = [small_model(seed=s) for s in (5, 6)]
     tokens, lengths = sources([5, 8])

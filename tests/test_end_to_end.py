@@ -18,11 +18,13 @@ OPTIMIZER = [
     *("--no-epoch-checkpoints", "--batch-size", "16"),
 ]
 
-WHO = ["학생이", "선생님이", "고양이가", "아이가", "의사가", "농부가", "가수가", "친구가"]
+WHO = ["학생", "선생님", "고양이", "아이", "의사", "농부", "가수", "친구"]
+PARTICLES = ["들이", "들은", "들도", "만", "도", "에게"]
 WHEN = ["오늘", "어제", "아침에", "저녁에", "주말에", "봄에"]
 WHERE = ["학교에서", "집에서", "시장에서", "공원에서", "바다에서", "도서관에서"]
 WHAT = ["책을", "사과를", "노래를", "편지를", "그림을", "물고기를"]
-DID = ["읽었다", "샀다", "보았다", "좋아했다", "찾았다", "버렸다"]
+DID = ["읽", "샀", "보았", "좋아했", "찾았", "버렸"]
+ENDINGS = ["다고 한다", "다", "다는 말이다", "지만 그만두었다"]
 
 
 def korean(count, seed):
@@ -30,6 +32,7 @@ def korean(count, seed):
     draw = random.Random(seed)
     for _ in range(count):
         who, when, where, what, did = (draw.choice(words) for words in (WHO, WHEN, WHERE, WHAT, DID))
+        who, when, did = who + draw.choice(PARTICLES), when + draw.choice(["", "도", "만"]), did + draw.choice(ENDINGS)
         yield f"{when} {who} {where} {what} {did}.", f"{who} {did}."
 
 
@@ -61,7 +64,7 @@ def test_korean_from_text_to_scores(tmp_path):
     for split, count, seed in (("train", 400, 2), ("valid", 20, 3), ("test", 37, 4)):
         write_pairs(tmp_path / f"{split}.jsonl", count, seed)
     python(
-        "prepare_pretraining", "--text", tmp_path / "text.txt", "--vocab-size", 150, "--destdir", tmp_path / "corpus"
+        "prepare_pretraining", "--text", tmp_path / "text.txt", "--vocab-size", 90, "--destdir", tmp_path / "corpus"
     )
     files = [x for split in ("train", "valid", "test") for x in (f"--{split}", tmp_path / f"{split}.jsonl")]
     python("prepare_seq2seq", *files, "--vocab-from", tmp_path / "corpus", "--destdir", tmp_path / "pairs")
@@ -92,12 +95,8 @@ def test_korean_from_text_to_scores(tmp_path):
 
 def test_demo_on_ones_own_files(tmp_path):
     (tmp_path / "text").mkdir()
-    lines = [s for s, _ in korean(400, 5)]
+    (tmp_path / "text" / "a.txt").write_text((ROOT / "README.md").read_text())
     english = ["the cat reads a book at home.", "a farmer sold an apple in the market.", "the doctor found a letter."]
-    text = [*english * 100, "", *lines]
-    (tmp_path / "text" / "a.txt").write_text(
-        "\n".join(x for i, s in enumerate(text) for x in ([s, ""] if i % 9 == 8 else [s]))
-    )
     draw = random.Random(0)
     with open(tmp_path / "pairs.jsonl", "w") as f:
         for i in range(400):

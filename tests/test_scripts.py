@@ -32,7 +32,7 @@ def script(name, *args, stdin=None, check=True):
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("scripts")
     (path / "text.txt").write_text("\n".join(TEXT))
-    script("prepare_pretraining.py", "--text", path / "text.txt", "--vocab-size", 60, "--destdir", path / "corpus")
+    script("prepare_pretraining.py", "--text", path / "text.txt", "--vocab-size", 50, "--destdir", path / "corpus")
     return path
 
 

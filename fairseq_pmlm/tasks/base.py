@@ -15,6 +15,10 @@ from ..model import ARCHITECTURES, PMLMModel
 logger = logging.getLogger(__name__)
 
 
+class MissingDataError(PMLMError, FileNotFoundError):
+    """No binarized file of that name; fairseq itself looks out for FileNotFoundError in places."""
+
+
 class PMLMBaseTask(FairseqTask):
     """One dictionary for everything; examples are laid out in slots."""
 
@@ -68,11 +72,13 @@ class PMLMBaseTask(FairseqTask):
         """The binarized lines at *prefix* (without .bin), checked against the dictionary.
 
         Raises:
-            FileNotFoundError: there are none (fairseq probes for further splits in this way).
+            MissingDataError: there are none.
         """
         dataset = data_utils.load_indexed_dataset(prefix, self.dictionary, combine=combine)
         if dataset is None:
-            raise FileNotFoundError(f"Dataset not found: {prefix}.bin")
+            raise MissingDataError(
+                f"{prefix}.bin does not exist; is this the data directory for --task {self.cfg._name}?"
+            )
         return dataset
 
     def check_max_tokens(self, dataset, max_tokens) -> None:

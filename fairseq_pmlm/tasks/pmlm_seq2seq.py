@@ -19,7 +19,7 @@ from omegaconf import II, MISSING
 from ..datasets import CutDataset, PseudoMaskedPairDataset
 from ..errors import PMLMError
 from ..model import seq2seq_limits
-from .base import PMLMBaseTask, load_dictionary
+from .base import MissingDataError, PMLMBaseTask, load_dictionary
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         prefixes = [os.path.join(directory, f"{split}.{pair}.") for pair in pairs]
         prefix = next((path for path in prefixes if os.path.isfile(f"{path}{source_lang}.bin")), None)
         if prefix is None:
-            raise FileNotFoundError(f"Dataset not found: {split} ({directory})")
+            raise MissingDataError(f"{prefixes[0]}{source_lang}.bin does not exist; prepare the split {split!r} first")
         source = self.load_binarized(prefix + source_lang, combine)
         target = self.load_binarized(prefix + target_lang, combine)
         if len(source) != len(target):
