@@ -56,10 +56,10 @@ def test_show_mask_draws_a_block_a_sentence_and_a_pair(data):
             out.unlink()
     (data / "pairs.jsonl").write_text(json.dumps({"src": TEXT[0], "tgt": TEXT[1]}) + "\n")
     script(
-        *("prepare_seq2seq.py", "--valid", data / "pairs.jsonl", "--vocab-from", data / "corpus"),
+        *("prepare_seq2seq.py", "--train", data / "pairs.jsonl", "--vocab-from", data / "corpus"),
         *("--destdir", data / "pairs"),
     )
-    script("show_mask.py", data / "pairs", "--out", data / "pair.png")
+    script("show_mask.py", data / "pairs", "--split", "train", "--out", data / "pair.png")
     assert (data / "pair.png").read_bytes()[:4] == b"\x89PNG"
     assert not list(data.glob("*.tmp*"))
 
