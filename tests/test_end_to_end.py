@@ -63,9 +63,7 @@ def test_korean_from_text_to_scores(tmp_path):
     )
     for split, count, seed in (("train", 400, 2), ("valid", 20, 3), ("test", 37, 4)):
         write_pairs(tmp_path / f"{split}.jsonl", count, seed)
-    python(
-        "prepare_pretraining", "--text", tmp_path / "text.txt", "--vocab-size", 90, "--destdir", tmp_path / "corpus"
-    )
+    python("prepare_pretraining", "--text", tmp_path / "text.txt", "--vocab-size", 90, "--destdir", tmp_path / "corpus")
     files = [x for split in ("train", "valid", "test") for x in (f"--{split}", tmp_path / f"{split}.jsonl")]
     python("prepare_seq2seq", *files, "--vocab-from", tmp_path / "corpus", "--destdir", tmp_path / "pairs")
     updates = ["--max-update", "150", "--total-num-update", "150"]
@@ -85,7 +83,7 @@ def test_korean_from_text_to_scores(tmp_path):
     files = ["--hyp-from-generate", tmp_path / "generate.txt", "--ref", tmp_path / "pairs" / "test.tgt.txt"]
     done = python("score", "--metric", "rouge", *files, check=False)
     assert done.returncode != 0  # rouge-score's own tokenizer would shred Korean
-    assert "--tokenizer" in done.stderr
+    assert "'intl'" in done.stderr
     done = python("score", "--metric", "rouge", "--tokenizer", "intl", "--json", *files)
     rouge1 = json.loads(done.stdout)["scores"]["rouge1"]["score"]
     assert "intl" in done.stdout
