@@ -102,6 +102,8 @@ def write_dictionary(path: str, symbols: Iterable[str], counts: Optional[Counter
 
 @dataclass
 class PMLMSentencepieceConfig(FairseqDataclass):
+    """Options of ``--bpe pmlm_sentencepiece``."""
+
     sentencepiece_model: str = field(
         default="???",
         metadata={

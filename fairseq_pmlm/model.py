@@ -26,6 +26,8 @@ CUT_CHOICES = ChoiceEnum(["none", "head", "tail", "middle"])
 
 @dataclass
 class PMLMConfig(FairseqDataclass):
+    """Options of the model; a checkpoint stores them, and generation reads them from there."""
+
     encoder_layers: int = field(default=12, metadata={"help": "number of Transformer layers"})
     encoder_embed_dim: int = field(default=768, metadata={"help": "width of the model"})
     encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "width of the feed-forward layers"})

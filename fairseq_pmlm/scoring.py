@@ -356,6 +356,7 @@ def stop_if_unspaced(hypotheses: Sequence[str], references: Sequence[Sequence[st
 
 
 def each_text(hypotheses: Sequence[str], references: Sequence[Sequence[str]]):
+    """All hypotheses, then all texts of every reference list."""
     yield from hypotheses
     for reference in references:
         yield from reference
@@ -387,6 +388,7 @@ def check_bootstrap(bootstrap: int, confidence: float, seed: int) -> None:
 
 
 def count_empty(hypotheses: Sequence[str]) -> int:
+    """How many hypotheses hold nothing but white space."""
     return sum(not hypothesis.strip() for hypothesis in hypotheses)
 
 
@@ -483,6 +485,8 @@ def read_generate_output(path: str) -> list[str]:
 
 @dataclass
 class RougeConfig(FairseqDataclass):
+    """Options of ``--scoring rouge``."""
+
     rouge_tokenizer: Optional[str] = field(
         default=None,
         metadata={

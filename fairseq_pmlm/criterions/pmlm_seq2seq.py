@@ -11,6 +11,8 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
 
 @dataclass
 class PMLMSeq2SeqCriterionConfig(LabelSmoothedCrossEntropyCriterionConfig):
+    """Options of ``--criterion pmlm_seq2seq``: fairseq's, with label smoothing on by default."""
+
     label_smoothing: float = field(
         default=0.1, metadata={"help": "share of the target distribution spread over all types; 0: none"}
     )

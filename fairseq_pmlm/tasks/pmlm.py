@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class PMLMTaskConfig(FairseqDataclass):
+    """Options of ``--task pmlm``."""
+
     data: str = field(
         default=MISSING,
         metadata={"help": "data directories, separated by colons; training visits them one an epoch, round-robin"},

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class PMLMSeq2SeqConfig(FairseqDataclass):
+    """Options of ``--task pmlm_seq2seq``."""
+
     data: str = field(
         default=MISSING,
         metadata={"help": "data directories, separated by colons; training visits them one an epoch, round-robin"},
