@@ -81,6 +81,14 @@ class PMLMBaseTask(FairseqTask):
             )
         return dataset
 
+    def get_batch_iterator(self, dataset, max_tokens=None, max_sentences=None, max_positions=None, **kwargs):
+        """fairseq's iterator, over every example: what is too long was refused or cut when the data was loaded."""
+        self.check_max_tokens(dataset, max_tokens)
+        iterator = super().get_batch_iterator(dataset, max_tokens, max_sentences, max_positions=None, **kwargs)
+        # Iterators are made anew for each epoch; workers that outlive theirs stall the next checkpoint for 5 seconds.
+        iterator.persistent_workers = iterator.reuse_dataloader = False
+        return iterator
+
     def check_max_tokens(self, dataset, max_tokens) -> None:
         """An example that does not fit ``--max-tokens`` is an error: fairseq would skip it in training.
 

@@ -125,13 +125,5 @@ class PMLMTask(PMLMBaseTask):
             shuffle=split == "train",
         )
 
-    def get_batch_iterator(self, dataset, max_tokens=None, max_sentences=None, max_positions=None, **kwargs):
-        # Blocks fit the position table by construction, so nothing is ever filtered by size.
-        self.check_max_tokens(dataset, max_tokens)
-        iterator = super().get_batch_iterator(dataset, max_tokens, max_sentences, max_positions=None, **kwargs)
-        # Iterators are made anew for each epoch; workers that outlive theirs stall the next checkpoint for 5 seconds.
-        iterator.persistent_workers = iterator.reuse_dataloader = False
-        return iterator
-
     def max_positions(self):
         return None

@@ -167,13 +167,5 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         kwargs = {"tokens_to_suppress": ("<s>", "<mask>", "<pseudo>"), **(extra_gen_cls_kwargs or {})}
         return super().build_generator(models, args, seq_gen_cls, kwargs, prefix_allowed_tokens_fn)
 
-    def get_batch_iterator(self, dataset, max_tokens=None, max_sentences=None, max_positions=None, **kwargs):
-        # load_dataset has refused or cut what is too long, so nothing is left to be filtered.
-        self.check_max_tokens(dataset, max_tokens)
-        iterator = super().get_batch_iterator(dataset, max_tokens, max_sentences, max_positions=None, **kwargs)
-        # Iterators are made anew for each epoch; workers that outlive theirs stall the next checkpoint for 5 seconds.
-        iterator.persistent_workers = iterator.reuse_dataloader = False
-        return iterator
-
     def max_positions(self):
         return self.limits
