@@ -50,7 +50,7 @@ def apply() -> None:
     if ORIGINALS:
         return
     # a list, not any(): every patch has to run
-    patches = [*load_data_only(), name_missing_checkpoints(), lose_no_sample(), block_repeated_ngrams()]
+    patches = [*load_data_only(), *name_missing_checkpoints(), lose_no_sample(), block_repeated_ngrams()]
     silence_deprecations()
     unexpected = [name for name, as_expected in patches if not as_expected]
     if unexpected:
@@ -311,10 +311,10 @@ def _torch_loads_data_only() -> Iterator[None]:
             torch.load = previous
 
 
-def name_missing_checkpoints() -> tuple[str, bool]:
-    """Say in one line that the file given as ``--path`` does not exist.
+def name_missing_checkpoints() -> list[tuple[str, bool]]:
+    """Say in one line that the file given as ``--path`` or ``--finetune-from-model`` does not exist.
 
-    Why: generate, interactive and validate check that themselves, before they load anything, and end in a traceback.
+    Why: fairseq checks both itself, before it loads anything, and ends in a traceback.
     """
     from fairseq import checkpoint_utils
 
@@ -322,15 +322,18 @@ def name_missing_checkpoints() -> tuple[str, bool]:
         def patched(*args, **kwargs):
             try:
                 return original(*args, **kwargs)
-            except OSError as error:
-                missing = str(error).removeprefix("Model file not found: ")
-                if missing == str(error):
+            except (OSError, ValueError) as error:
+                found = re.fullmatch(r"Model file not found: (.+)|--finetune-from-model (.+) does not exist", str(error))
+                if found is None:
                     raise
-                raise PMLMError(f"checkpoint {missing} does not exist") from error
+                raise PMLMError(f"checkpoint {found[1] or found[2]} does not exist") from error
 
         return patched
 
-    return _replace(checkpoint_utils, "load_model_ensemble_and_task", ["Model file not found: {}"], wrap)
+    return [
+        _replace(checkpoint_utils, "load_model_ensemble_and_task", ["Model file not found: {}"], wrap),
+        _replace(checkpoint_utils, "load_checkpoint", ['f"--finetune-from-model {cfg.finetune_from_model} does not'], wrap),
+    ]
 
 
 def block_repeated_ngrams() -> tuple[str, bool]:

@@ -5,7 +5,7 @@ import multiprocessing
 import numpy as np
 import pytest
 import torch
-from fairseq.data import FairseqDataset
+from fairseq.data import FairseqDataset, indexed_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import small_dictionary
@@ -13,6 +13,7 @@ from reference import small_dictionary
 from fairseq_pmlm import masking
 from fairseq_pmlm.datasets import CutDataset, PMLMDataset, PseudoMaskedPairDataset, TextBlocks
 from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
 
 BOS, PAD, EOS, MASK, PSEUDO = 0, 1, 2, 34, 35
 
@@ -84,6 +85,21 @@ def test_lines_without_their_end_are_refused():
     data.lines[0][-1] = 9
     with pytest.raises(PMLMError, match=r"line 1 .* does not end in </s>"):
         TextBlocks(data, 10, pad=PAD, eos=EOS)[0]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # fairseq's half-made data set
+@pytest.mark.parametrize("kind", ["bin", "idx"])
+def test_binarized_files_that_are_cut_short_are_named(tmp_path, kind):
+    builder = indexed_dataset.make_builder(str(tmp_path / "train.bin"), "mmap", vocab_size=20)
+    for _ in range(9):
+        builder.add_item(torch.arange(2, 12))
+    builder.finalize(str(tmp_path / "train.idx"))
+    task = PMLMTask(PMLMTaskConfig(data=str(tmp_path)), small_dictionary())
+    assert len(task.load_binarized(str(tmp_path / "train"))) == 9
+    path = tmp_path / f"train.{kind}"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(PMLMError, match=r"train\.bin or \.idx is damaged.*binarize"):
+        task.load_binarized(str(tmp_path / "train"))
 
 
 def dataset(objective="ae+par", size=40, lines=60, shuffle=True, **options):

@@ -558,6 +558,8 @@ def test_broken_checkpoints(work, pretrained, finetuned, tmp_path):
     whole = pretrained[0].read_bytes()
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
     refused(finetune(work, tmp_path / "x", "--finetune-from-model", tmp_path / "half.pt", check=False), "half.pt")
+    done = finetune(work, tmp_path / "x", "--finetune-from-model", tmp_path / "none.pt", check=False)
+    refused(done, "none.pt", "does not exist")
     torch.save({"model": {}, "args": None, "cfg": {}, "evil": Path("/")}, tmp_path / "type.pt")
     refused(
         finetune(work, tmp_path / "x", "--finetune-from-model", tmp_path / "type.pt", check=False), "type.pt", "Path"

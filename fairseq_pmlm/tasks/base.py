@@ -2,6 +2,7 @@
 
 import logging
 import os
+import struct
 
 from fairseq import utils
 from fairseq.data import Dictionary, data_utils, encoders
@@ -9,7 +10,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 
 from .. import identity
-from ..errors import PMLMError
+from ..errors import PMLMError, describe
 from ..model import ARCHITECTURES, PMLMModel
 
 logger = logging.getLogger(__name__)
@@ -73,8 +74,15 @@ class PMLMBaseTask(FairseqTask):
 
         Raises:
             MissingDataError: there are none.
+            PMLMError: the files are damaged.
         """
-        dataset = data_utils.load_indexed_dataset(prefix, self.dictionary, combine=combine)
+        try:
+            dataset = data_utils.load_indexed_dataset(prefix, self.dictionary, combine=combine)
+            for part in getattr(dataset, "datasets", [dataset]):
+                if part:
+                    part[len(part) - 1]  # where a file that was cut short lacks something
+        except (ValueError, AssertionError, struct.error) as error:
+            raise PMLMError(f"{prefix}.bin or .idx is damaged ({describe(error)}); binarize the text again") from error
         if dataset is None:
             raise MissingDataError(
                 f"{prefix}.bin does not exist; is this the data directory for --task {self.cfg._name}?"
