@@ -323,7 +323,9 @@ def name_missing_checkpoints() -> list[tuple[str, bool]]:
             try:
                 return original(*args, **kwargs)
             except (OSError, ValueError) as error:
-                found = re.fullmatch(r"Model file not found: (.+)|--finetune-from-model (.+) does not exist", str(error))
+                found = re.fullmatch(
+                    r"Model file not found: (.+)|--finetune-from-model (.+) does not exist", str(error)
+                )
                 if found is None:
                     raise
                 raise PMLMError(f"checkpoint {found[1] or found[2]} does not exist") from error
@@ -332,7 +334,9 @@ def name_missing_checkpoints() -> list[tuple[str, bool]]:
 
     return [
         _replace(checkpoint_utils, "load_model_ensemble_and_task", ["Model file not found: {}"], wrap),
-        _replace(checkpoint_utils, "load_checkpoint", ['f"--finetune-from-model {cfg.finetune_from_model} does not'], wrap),
+        _replace(
+            checkpoint_utils, "load_checkpoint", ['f"--finetune-from-model {cfg.finetune_from_model} does not'], wrap
+        ),
     ]
 
 

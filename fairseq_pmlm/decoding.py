@@ -5,12 +5,14 @@ place to be predicted, whose keys and values are dropped; the first step feeds o
 rule of :mod:`fairseq_pmlm.layout` with the source as context (w = 0) and target token t at step w = +t.
 """
 
+import math
 from typing import Optional
 
 import torch
 from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor
 
+from .attention import visibility
 from .layout import visible
 
 SOURCE_SEGMENT = 0
@@ -66,7 +68,11 @@ def seq2seq_slots(
 
 
 class SourceEncoder:
-    """What fairseq's generator calls the encoder: keys and values of the source in every layer of the backbone."""
+    """What fairseq's generator calls the encoder: keys and values of the source in every layer of the backbone.
+
+    They are held once for each sentence. ``rows`` says which sentence a row of the search (one beam of it) belongs to;
+    reordering the beams of a sentence therefore costs nothing here.
+    """
 
     def __init__(self, model):
         self.model = model
@@ -76,24 +82,76 @@ class SourceEncoder:
 
         Returns:
             ``keys`` and ``values``, each a list with (batch, heads, source, dim / heads) per layer; ``padding``, [bool
-            (batch, source)]; ``lengths``, [int64 (batch,)].
+            (batch, source)]; ``lengths``, [int64 (batch,)]; ``rows``, [int64 (rows,)], rows of the same sentence side
+            by side and equally many for each; at first one.
         """
         tokens = net_input["src_tokens"]
         backbone = self.model.backbone
         padding = tokens.eq(backbone.padding_idx)
         positions = torch.arange(tokens.size(1), device=tokens.device).expand_as(tokens)
-        segments = torch.full_like(tokens, SOURCE_SEGMENT)
-        keys, values, _ = run(
-            backbone,
-            backbone.embed(tokens, positions, segments),
-            attention_scores_mask(backbone, positions, torch.zeros_like(positions), padding, 0),
-            keep_output=False,
-        )
-        return {"keys": keys, "values": values, "padding": [padding], "lengths": [net_input["src_lengths"]]}
+        x = backbone.embed(tokens, positions, torch.full_like(tokens, SOURCE_SEGMENT))
+        seen = visibility(padding, positions, torch.zeros_like(positions), tokens.size(1), backbone.relative_bias)
+        keys, values = [], []
+        for i, layer in enumerate(backbone.layers):
+            k, v = layer.self_attn.keys_values(x)
+            keys.append(k)
+            values.append(v)
+            if i < len(backbone.layers) - 1:  # nobody looks at what the last layer says of the source
+                attended = layer.self_attn.attend(layer.self_attn.queries(x), k, v, seen.context)
+                x = layer.feed_forward(x, layer.self_attn.out_proj(attended))
+        return {
+            "keys": keys,
+            "values": values,
+            "padding": [padding],
+            "lengths": [net_input["src_lengths"]],
+            "rows": [torch.arange(len(tokens), device=tokens.device)],
+        }
 
     def reorder_encoder_out(self, encoder_out: dict[str, list[Tensor]], new_order: Tensor) -> dict[str, list[Tensor]]:
-        """Rows *new_order*, int64 (new batch,), of everything."""
-        return {name: [x.index_select(0, new_order) for x in tensors] for name, tensors in encoder_out.items()}
+        """The sentences that rows *new_order*, int64 (new rows,), belong to; those that no row needs any more are gone.
+
+        Rows of a sentence must stay side by side and equally many, as they do in fairseq's search.
+        """
+        sentences, rows = torch.unique_consecutive(encoder_out["rows"][0][new_order], return_inverse=True)
+        if len(sentences) < len(encoder_out["lengths"][0]):
+            encoder_out = {
+                name: [x.index_select(0, sentences) for x in part]
+                for name, part in encoder_out.items()
+                if name != "rows"
+            }
+        return {**encoder_out, "rows": [rows]}
+
+
+class TargetCache:
+    """Keys and values of the target tokens chosen so far, in every layer; written in place.
+
+    Args:
+        layers: number of layers.
+        rows: beams of all sentences.
+        like: a tensor of the dtype and on the device wanted, whose last dimension is the width of the model.
+    """
+
+    def __init__(self, layers: int, rows: int, like: Tensor):
+        self.known = 0  # tokens that are here to stay
+        # time before rows: a step writes one block for all rows
+        self.tensor = like.new_empty(2 * layers, 16, rows, like.size(-1))
+
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put *keys* and *values* (new, rows, dim) behind the known ones; return both with them, (step, rows, dim)."""
+        end = self.known + len(keys)
+        while end > self.tensor.size(1):  # twice the room, now and then
+            self.tensor = torch.cat([self.tensor, torch.empty_like(self.tensor)], dim=1)
+        self.tensor[2 * layer, self.known : end] = keys
+        self.tensor[2 * layer + 1, self.known : end] = values
+        return self.tensor[2 * layer, :end], self.tensor[2 * layer + 1, :end]
+
+    def reorder(self, new_order: Tensor) -> None:
+        """Keep rows *new_order*, int64 (new rows,)."""
+        if torch.equal(new_order, torch.arange(self.tensor.size(2), device=new_order.device)):
+            return  # greedy search, mostly
+        kept = self.tensor.new_empty(*self.tensor.shape[:2], len(new_order), self.tensor.size(3))
+        kept[:, : self.known] = self.tensor[:, : self.known].index_select(2, new_order)
+        self.tensor = kept
 
 
 class IncrementalDecoder(FairseqIncrementalDecoder):
@@ -107,96 +165,107 @@ class IncrementalDecoder(FairseqIncrementalDecoder):
         """Logits for the token that follows *prev_output_tokens*.
 
         Args:
-            prev_output_tokens: int64 (batch, step), ``</s>`` (or any start symbol, it is not looked at) and the tokens
+            prev_output_tokens: int64 (rows, step), ``</s>`` (or any start symbol, it is not looked at) and the tokens
                 chosen so far.
             encoder_out: what :class:`SourceEncoder` returned.
             incremental_state: dictionary that keeps the cache between the steps.
 
         Returns:
-            a tuple: logits (batch, 1, types), and None.
+            a tuple: logits (rows, 1, types), and None.
         """
         backbone = self.model.backbone
-        padding, lengths = encoder_out["padding"][0], encoder_out["lengths"][0]
-        batch, source = padding.shape
-        cache = incremental_state.setdefault(CACHE, {}) if incremental_state is not None else {}
-        known = cache["keys.0"].size(2) if cache else 0
-        step = prev_output_tokens.size(1)
-        fresh = prev_output_tokens[:, 1 + known :]
-        tokens = torch.cat([fresh, fresh.new_full((batch, 1), self.model.pseudo_index)], dim=1)
+        rows, step = prev_output_tokens.shape
+        state = incremental_state if incremental_state is not None else {}
+        if CACHE not in state:
+            state[CACHE] = TargetCache(len(backbone.layers), rows, backbone.embed_tokens.weight)
+        cache = state[CACHE]
+        known = cache.known
+        # the tokens that the cache does not know, and [P] at the place to be predicted: (new, rows)
+        tokens = prev_output_tokens[:, 1 + known :].t()
+        tokens = torch.cat([tokens, tokens.new_full((1, rows), self.model.pseudo_index)])
         order = torch.arange(1, step + 1, device=tokens.device)
-        steps = torch.cat([order[:-1], -order[-1:]])  # all target slots, cached ones included
-        positions = lengths[:, None] + torch.cat([order[:-1], order[-1:]]) - 1
-        key_steps = torch.cat([order.new_zeros(source), steps]).expand(batch, -1)
-        key_positions = torch.cat([torch.arange(source, device=tokens.device).expand(batch, -1), positions], dim=1)
-        key_padding = torch.cat([padding, padding.new_zeros(batch, step)], dim=1)
-        new = tokens.size(1)
-        mask = attention_scores_mask(backbone, key_positions, key_steps, key_padding, source + step - new)
-        segments = torch.full_like(tokens, TARGET_SEGMENT)
-        past = [
-            (
-                torch.cat([k, cache[f"keys.{i}"]], dim=2) if known else k,
-                torch.cat([v, cache[f"values.{i}"]], dim=2) if known else v,
+        lengths = encoder_out["lengths"][0]
+        positions = order[known:, None] - 1 + lengths[encoder_out["rows"][0]]
+        x = backbone.embed(tokens, positions, torch.full_like(tokens, TARGET_SEGMENT))
+        scores = self.scores_to_add(encoder_out, order, known, x.dtype)
+        for i, layer in enumerate(backbone.layers):
+            attention = layer.self_attn
+            q, k, v = attention.qkv_proj(x).chunk(3, dim=-1)
+            keys, values = cache.put(i, k, v)
+            attended = attend(
+                q, keys, values, encoder_out["keys"][i], encoder_out["values"][i], scores, attention.heads
             )
-            for i, (k, v) in enumerate(zip(encoder_out["keys"], encoder_out["values"], strict=True))
-        ]
-        keys, values, x = run(backbone, backbone.embed(tokens, positions[:, step - new :], segments), mask, past=past)
-        if new > 1:  # all but [P] stay
-            for i, (k, v) in enumerate(zip(keys, values, strict=True)):
-                kept_k, kept_v = k[:, :, : new - 1], v[:, :, : new - 1]
-                cache[f"keys.{i}"] = torch.cat([cache[f"keys.{i}"], kept_k], dim=2) if known else kept_k
-                cache[f"values.{i}"] = torch.cat([cache[f"values.{i}"], kept_v], dim=2) if known else kept_v
-        return self.model.output_layer(x[:, -1:]), None
+            x = layer.feed_forward(x, attention.out_proj(attended))
+        cache.known = step - 1  # all but [P] stay
+        return self.model.output_layer(x[-1][:, None]), None
+
+    def scores_to_add(self, encoder_out, order: Tensor, known: int, dtype) -> Tensor:
+        """The visibility rule and the relative position bias for the new slots of one step.
+
+        Args:
+            encoder_out: what :class:`SourceEncoder` returned.
+            order: int64 (step,), 1 .. step; the last is the place to be predicted.
+            known: how many target tokens the cache holds.
+            dtype: of the result.
+
+        Returns:
+            (sentences, heads or 1, 1, new, source + step), to be added to the scores; -inf where nothing is seen.
+        """
+        bias = self.model.backbone.relative_bias
+        padding, lengths = encoder_out["padding"][0], encoder_out["lengths"][0]
+        sentences, source = padding.shape
+        steps = torch.cat([order[:-1], -order[-1:]])
+        seen = visible(steps[known:], steps).expand(sentences, -1, -1)
+        seen = torch.cat([~padding[:, None].expand(-1, seen.size(1), -1), seen], dim=2)
+        scores = torch.zeros(seen[:, None].shape, dtype=dtype, device=order.device)
+        if bias is not None:
+            places = lengths[:, None] + order - 1
+            context = torch.arange(source, device=order.device).expand(sentences, -1)
+            scores = bias(places[:, known:], torch.cat([context, places], dim=1))
+        return scores.masked_fill(~seen[:, None], -math.inf)[:, :, None]
 
     def reorder_incremental_state_scripting(self, incremental_state, new_order: Tensor) -> None:
-        """Rows *new_order*, int64 (new batch,), of the cache."""
-        cache = incremental_state.get(CACHE, {})
-        for name, tensor in cache.items():
-            cache[name] = tensor.index_select(0, new_order)
+        """Keep rows *new_order*, int64 (new rows,), of the cache."""
+        if CACHE in incremental_state:
+            incremental_state[CACHE].reorder(new_order)
 
     def max_positions(self):
         """Longest target, in tokens with </s>."""
         return self.model.max_decoder_positions()
 
 
-def attention_scores_mask(backbone, positions: Tensor, steps: Tensor, padding: Tensor, first_query: int) -> Tensor:
-    """The visibility rule for the slots from *first_query* on, as a mask for ``scaled_dot_product_attention``.
+def attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    source_keys: Tensor,
+    source_values: Tensor,
+    scores: Tensor,
+    heads: int,
+) -> Tensor:
+    """Attention of new target slots over their sentence's source, which all beams share, and their own beam's target.
 
     Args:
-        positions, steps: int64 (batch, keys).
-        padding: bool (batch, keys).
-        first_query: the slots from here on are queries too.
+        queries: (new, rows, dim), rows = sentences x beams.
+        keys, values: (step, rows, dim), of the target.
+        source_keys, source_values: (sentences, heads, source, dim / heads).
+        scores: (sentences, heads or 1, 1, new, source + step), to be added to the scores.
+        heads: attention heads.
 
     Returns:
-        (batch, heads or 1, keys - first_query, keys), boolean, or scores where the model has a relative position bias.
+        (new, rows, dim)
     """
-    seen = (visible(steps[:, first_query:], steps) & ~padding[:, None, :])[:, None]
-    if backbone.relative_bias is None:
-        return seen
-    return backbone.relative_bias(positions[:, first_query:], positions).masked_fill(~seen, float("-inf"))
-
-
-def run(backbone, x: Tensor, mask: Tensor, past=None, keep_output: bool = True):
-    """Run the layers over new slots with keys and values of past ones.
-
-    Args:
-        x: (batch, new, dim), embedded slots.
-        mask: (batch, heads or 1, new, past + new).
-        past: per layer (keys, values), each (batch, heads, past, dim / heads); None where there are none.
-        keep_output: compute the last layer's output; else only its keys and values.
-
-    Returns:
-        new keys and values, each a list with (batch, heads, new, dim / heads) per layer; the output (batch, new, dim),
-        or None.
-    """
-    keys, values = [], []
-    for i, layer in enumerate(backbone.layers):
-        attention = layer.self_attn
-        k, v = attention.keys_values(x)
-        keys.append(k)
-        values.append(v)
-        if not keep_output and i == len(backbone.layers) - 1:
-            return keys, values, None
-        if past is not None:
-            k, v = torch.cat([past[i][0], k], dim=2), torch.cat([past[i][1], v], dim=2)
-        x = layer.feed_forward(x, attention.out_proj(attention.attend(attention.queries(x), k, v, mask)))
-    return keys, values, x
+    sentences, _, source, width = source_keys.shape
+    new, rows, dim = queries.shape
+    step, beams = len(keys), rows // sentences
+    queries = (queries * width**-0.5).view(new, sentences, beams, heads, width).permute(1, 3, 2, 0, 4)
+    # (sentences, heads, beams, new, ...) from here on
+    over_source = queries.reshape(sentences, heads, beams * new, width) @ source_keys.transpose(2, 3)
+    keys, values = (x.view(step, sentences, beams, heads, width).permute(1, 3, 2, 0, 4) for x in (keys, values))
+    over_target = queries @ keys.transpose(3, 4)
+    weights = torch.cat([over_source.view(sentences, heads, beams, new, source), over_target], dim=4) + scores
+    weights = weights.softmax(dim=4, dtype=torch.promote_types(weights.dtype, torch.float32)).to(queries.dtype)
+    attended = weights[..., source:] @ values
+    from_source = weights[..., :source].reshape(sentences, heads, beams * new, source) @ source_values
+    attended = attended + from_source.view_as(attended)
+    return attended.permute(3, 0, 2, 1, 4).reshape(new, rows, dim)

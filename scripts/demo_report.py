@@ -15,7 +15,9 @@ import matplotlib
 from baselines import shuffled
 
 import fairseq_pmlm  # noqa: F401
-from fairseq_pmlm.scoring import read_generate_output, read_lines, score_rouge, suggest_tokenizer
+from fairseq_pmlm.hypotheses import read_generate_output, read_segments
+from fairseq_pmlm.score_tokenizers import suggest_tokenizer
+from fairseq_pmlm.scoring import score_rouge
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -37,13 +39,13 @@ def main():
     parser.add_argument("out", help="the demo's output directory")
     out = parser.parse_args().out
     data = os.path.join(out, "data", "pairs")
-    sources, references = (read_lines(os.path.join(data, f"test.{side}.txt")) for side in ("src", "tgt"))
+    sources, references = (read_segments(os.path.join(data, f"test.{side}.txt")) for side in ("src", "tgt"))
     hypotheses = {
         name: read_generate_output(os.path.join(out, f"{name}.generate.txt")) for name in ("finetune", "scratch")
     }
     hypotheses["shuffled"] = shuffled(hypotheses["finetune"], seed=1)
     for name in ("nearest", "constant", "first12", "lead"):
-        hypotheses[name] = read_lines(os.path.join(out, "baselines", f"{name}.txt"))
+        hypotheses[name] = read_segments(os.path.join(out, "baselines", f"{name}.txt"))
     tokenizer = suggest_tokenizer(references)
     scores = {name: score_rouge(hypotheses[name], [references], tokenizer=tokenizer) for name in SYSTEMS}
     report = [table(scores), "", scores["finetune"].signature, "", verdict(scores), ""]

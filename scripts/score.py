@@ -17,10 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 logging.getLogger("fairseq").setLevel(logging.WARNING)  # or its import reports a missing tensorboardX
 
 from fairseq_pmlm.errors import PMLMError, install_excepthook  # noqa: E402
+from fairseq_pmlm.hypotheses import read_generate_output, read_segments  # noqa: E402
 from fairseq_pmlm.scoring import (  # noqa: E402
     format_table,
-    read_generate_output,
-    read_lines,
     score_bleu,
     score_chrf,
     score_rouge,
@@ -56,8 +55,8 @@ def main(argv=None) -> None:
     check_options(args, metrics)
 
     path = args.hyp or args.hyp_from_generate
-    hypotheses = read_lines(path) if args.hyp else read_generate_output(path)
-    references = [read_lines(reference) for reference in args.ref]
+    hypotheses = read_segments(path) if args.hyp else read_generate_output(path)
+    references = [read_segments(reference) for reference in args.ref]
     for name, reference in zip(args.ref, references, strict=True):
         if len(reference) != len(hypotheses):
             raise PMLMError(f"{path} has {len(hypotheses)} hypotheses but {name} has {len(reference)} lines")

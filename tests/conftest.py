@@ -1,8 +1,9 @@
-"""Makes ``reference`` and ``golden`` importable, and imports the extension as --user-dir does, before any test."""
+"""Makes ``reference``, ``golden`` and the scripts importable; imports the extension as --user-dir does."""
 
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "scripts")]
 
 import fairseq_pmlm  # noqa: E402, F401

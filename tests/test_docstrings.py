@@ -1,29 +1,23 @@
 """The corpus builder: cleaning, choosing, splitting, writing; on packages made on the spot."""
 
-import importlib.util
 import json
 import sys
 import textwrap
 from collections import Counter
-from pathlib import Path
 
+import docstring_text
+import docstrings
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fairseq_pmlm.errors import PMLMError
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "docstrings.py"
-spec = importlib.util.spec_from_file_location("docstrings_script", SCRIPT)
-docstrings = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = docstrings  # multiprocessing looks its functions up by module name
-spec.loader.exec_module(docstrings)
-
 BODY = "The mean of all given values is taken, and values that are missing count as zero in it."
 
 
 def clean(text):
-    return docstrings.clean(textwrap.dedent(text))
+    return docstring_text.clean(textwrap.dedent(text))
 
 
 def body_of(text):
@@ -64,7 +58,7 @@ def test_summary_and_body():
     ],
 )
 def test_inline_markup(marked, plain):
-    assert docstrings.inline(marked) == plain
+    assert docstring_text.inline(marked) == plain
 
 
 @pytest.mark.parametrize(
@@ -117,6 +111,7 @@ def test_kept_constructs(block, kept):
         ("mean(x, y) -> float\n\nTake the mean.\n\nMore.", "Take the mean."),
         ("package.module\n~~~~~~~~~~~~~~\n\nTake the mean.\n\nMore.", "Take the mean."),
         ("Take the mean.\nIt goes on without a blank line.", "Take the mean."),
+        ("Take the mean\nof all values.\n\nMore.", ""),  # a summary line is one line
         ("A title of sorts\n================\n\nMore.", "A title of sorts."),
         ("One sentence of it and then\nthe next. Another one here.\n\nMore.", ""),
         ("Parameters\n----------\nx : int\n    The value.", ""),
@@ -132,7 +127,7 @@ def test_summary_line(text, summary):
 
 
 def test_sentences_know_abbreviations():
-    assert docstrings.sentences("Uses e.g. Numpy. It is by J. Doe et al. Then (see Fig. 3) more.") == [
+    assert docstring_text.sentences("Uses e.g. Numpy. It is by J. Doe et al. Then (see Fig. 3) more.") == [
         "Uses e.g. Numpy.",
         "It is by J. Doe et al. Then (see Fig. 3) more.",
     ]
@@ -140,7 +135,7 @@ def test_sentences_know_abbreviations():
 
 @given(st.text(alphabet="ab .:`*_-=>|[]()\n\\<@#1\t", max_size=200))
 def test_clean_takes_anything(text):
-    document = docstrings.clean(text)
+    document = docstring_text.clean(text)
     assert all("\n" not in line and line.strip() for line in [*document.prose, *document.fields])
 
 

@@ -19,12 +19,11 @@ from rouge_score.rouge_scorer import RougeScorer
 
 import fairseq_pmlm.scoring
 from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.hypotheses import read_generate_output, read_segments
+from fairseq_pmlm.score_tokenizers import build_rouge_tokenizer
 from fairseq_pmlm.scoring import (
     ROUGE_TYPES,
-    build_rouge_tokenizer,
     format_table,
-    read_generate_output,
-    read_lines,
     resample_sums,
     score_bleu,
     score_chrf,
@@ -336,20 +335,20 @@ def test_bad_segments(score):
 def test_lines_end_at_newlines_only(tmp_path):
     path = tmp_path / "f"
     path.write_bytes("\ufeffa\u2028b\u0085c\x0cd\r\n\n e \n\nlast".encode())
-    assert read_lines(path) == ["a\u2028b\u0085c\x0cd", "", " e ", "", "last"]
+    assert read_segments(path) == ["a\u2028b\u0085c\x0cd", "", " e ", "", "last"]
 
 
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(PMLMError, match="nothere: cannot be read: No such file"):
-        read_lines(tmp_path / "nothere")
+        read_segments(tmp_path / "nothere")
     with pytest.raises(PMLMError, match="cannot be read: Is a directory"):
-        read_lines(tmp_path)
+        read_segments(tmp_path)
     (tmp_path / "empty").touch()
     with pytest.raises(PMLMError, match="empty: is empty"):
-        read_lines(tmp_path / "empty")
+        read_segments(tmp_path / "empty")
     (tmp_path / "latin").write_bytes("a\nb\ncafé\n".encode("latin-1"))
     with pytest.raises(PMLMError, match=r"latin, line 3: not UTF-8 \(byte 4"):
-        read_lines(tmp_path / "latin")
+        read_segments(tmp_path / "latin")
 
 
 def test_generate_output(tmp_path):
