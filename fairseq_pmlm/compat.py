@@ -50,7 +50,7 @@ def apply() -> None:
     if ORIGINALS:
         return
     # a list, not any(): every patch has to run
-    patches = [*load_data_only(), *name_missing_checkpoints(), lose_no_sample(), block_repeated_ngrams()]
+    patches = [*load_data_only(), *name_missing_checkpoints(), lose_no_sample()]
     silence_deprecations()
     unexpected = [name for name, as_expected in patches if not as_expected]
     if unexpected:
@@ -338,23 +338,6 @@ def name_missing_checkpoints() -> list[tuple[str, bool]]:
             checkpoint_utils, "load_checkpoint", ['f"--finetune-from-model {cfg.finetune_from_model} does not'], wrap
         ),
     ]
-
-
-def block_repeated_ngrams() -> tuple[str, bool]:
-    """Let ``--no-repeat-ngram-size`` work without fairseq's CUDA extension.
-
-    Why: the generator hands over its whole buffer of tokens, and the code for the CPU compares the last tokens of that,
-    which are padding until the very last step, so that nothing is ever blocked.
-    """
-    from fairseq.ngram_repeat_block import NGramRepeatBlock
-
-    def wrap(original):
-        def patched(self, tokens, lprobs, bsz, beam_size, step):
-            return original(self, tokens[:, : step + 1], lprobs, bsz, beam_size, step)
-
-        return patched
-
-    return _replace(NGramRepeatBlock, "_no_repeat_ngram", ["ngram_to_check = cpu_tokens[bbsz_idx]["], wrap)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -12,12 +12,13 @@ from typing import Optional
 import numpy as np
 from fairseq import utils
 from fairseq.data import ListDataset, PrependTokenDataset, data_utils
-from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
 from ..datasets import CutDataset, PseudoMaskedPairDataset
 from ..errors import PMLMError
+from ..generator import EARLY_STOPS, LENGTH_PENALTIES, Generator
 from ..model import seq2seq_limits
 from .base import MissingDataError, PMLMBaseTask, load_dictionary
 
@@ -45,6 +46,27 @@ class PMLMSeq2SeqConfig(FairseqDataclass):
     )
     random_token_prob: float = field(
         default=0.1, metadata={"help": "training: probability that a [P] slot shows a random token"}
+    )
+    length_penalty_type: ChoiceEnum(LENGTH_PENALTIES) = field(
+        default="fairseq",
+        metadata={
+            "help": "generation: what --lenpen means. fairseq: sum of log-probabilities / length ^ lenpen; wu: / ((5 + "
+            "length) / 6) ^ lenpen, as in the published results, where 0 is the plain sum"
+        },
+    )
+    early_stop: ChoiceEnum(EARLY_STOPS) = field(
+        default="fairseq",
+        metadata={
+            "help": "generation: when to stop early. fairseq: when --beam hypotheses have ended; exact: when "
+            "no open one can overtake them any more; never: not at all, the same result later"
+        },
+    )
+    no_repeat_ngram_ignore: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "generation: words or signs, separated by spaces, such as '. ,'; --no-repeat-ngram-size does not "
+            "hold for n-grams with one of them"
+        },
     )
     seed: int = II("common.seed")
 
@@ -135,6 +157,12 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         """
         limit, keep = self.limits[side] - reserved, self.cuts[side]
         what = ("source", "target")[side]
+        empty = int((np.asarray(dataset.sizes) <= 1).sum())
+        if empty:
+            logger.warning(
+                f"{empty:,} of {len(dataset):,} lines of {name} are empty"
+                + ("; so will their hypotheses be" if side == 0 else "")
+            )
         option = f"--max-{what}-positions {self.limits[side]}"
         long = int((np.asarray(dataset.sizes) > limit).sum())
         if not long:
@@ -164,8 +192,28 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         if getattr(args, "match_source_len", False):
             raise PMLMError("--match-source-len: it goes beyond the longest target that the model has positions for")
         # Suppressed in the generator: they have probabilities like any other symbol, and are never chosen.
-        kwargs = {"tokens_to_suppress": ("<s>", "<mask>", "<pseudo>"), **(extra_gen_cls_kwargs or {})}
+        kwargs = {"tokens_to_suppress": ("<s>", "<mask>", "<pseudo>")}
+        if seq_gen_cls is None:
+            seq_gen_cls = Generator
+            kwargs["length_penalty_type"] = getattr(self.cfg, "length_penalty_type", "fairseq")
+            kwargs["early_stop"] = getattr(self.cfg, "early_stop", "fairseq")
+            kwargs["no_repeat_ngram_ignore"] = self.find_symbols(getattr(self.cfg, "no_repeat_ngram_ignore", None))
+        kwargs |= extra_gen_cls_kwargs or {}
         return super().build_generator(models, args, seq_gen_cls, kwargs, prefix_allowed_tokens_fn)
+
+    def find_symbols(self, words: Optional[str]) -> tuple[int, ...]:
+        """Indices of the symbols that stand for *words*, within a word or at its beginning.
+
+        Raises:
+            PMLMError: the dictionary has none for one of them.
+        """
+        found = []
+        for word in (words or "").split():
+            symbols = [symbol for symbol in (word, f"\u2581{word}") if symbol in self.dictionary]
+            if not symbols:
+                raise PMLMError(f"--no-repeat-ngram-ignore {word!r}: no symbol of the dictionary")
+            found += [self.dictionary.index(symbol) for symbol in symbols]
+        return tuple(found)
 
     def max_positions(self):
         return self.limits
