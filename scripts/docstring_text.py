@@ -88,7 +88,7 @@ def is_prose(sentence, share=0.66):
         return False
     if PLACEHOLDER.search(sentence) or BOILERPLATE.search(sentence):
         return False
-    if sum(c.isalpha() and not c.isascii() for c in sentence) > 0.05 * len(sentence):
+    if not sentence.isascii() and sum(c.isalpha() and not c.isascii() for c in sentence) > 0.05 * len(sentence):
         return False  # another language, or Greek formulas
     return sum(bool(PLAIN_WORD.match(w)) for w in words) >= share * len(words)
 

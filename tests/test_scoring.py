@@ -19,7 +19,6 @@ from rouge_score.rouge_scorer import RougeScorer
 
 import fairseq_pmlm.scoring
 from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.hypotheses import read_generate_output, read_segments
 from fairseq_pmlm.score_tokenizers import build_rouge_tokenizer
 from fairseq_pmlm.scoring import (
     ROUGE_TYPES,
@@ -327,47 +326,6 @@ def test_bad_segments(score):
     ]:
         with pytest.raises(PMLMError, match=message):
             score(hypotheses, references)
-
-
-# Files
-
-
-def test_lines_end_at_newlines_only(tmp_path):
-    path = tmp_path / "f"
-    path.write_bytes("\ufeffa\u2028b\u0085c\x0cd\r\n\n e \n\nlast".encode())
-    assert read_segments(path) == ["a\u2028b\u0085c\x0cd", "", " e ", "", "last"]
-
-
-def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(PMLMError, match="nothere: cannot be read: No such file"):
-        read_segments(tmp_path / "nothere")
-    with pytest.raises(PMLMError, match="cannot be read: Is a directory"):
-        read_segments(tmp_path)
-    (tmp_path / "empty").touch()
-    with pytest.raises(PMLMError, match="empty: is empty"):
-        read_segments(tmp_path / "empty")
-    (tmp_path / "latin").write_bytes("a\nb\ncafé\n".encode("latin-1"))
-    with pytest.raises(PMLMError, match=r"latin, line 3: not UTF-8 \(byte 4"):
-        read_segments(tmp_path / "latin")
-
-
-def test_generate_output(tmp_path):
-    path = write(
-        tmp_path / "g",
-        "2024-01-01 | INFO | D-day",
-        *["S-1\tsource", "H-1\t-0.3\tsub word", "D-1\t-0.3\tbest\u2028of 1", "P-1\t-0.1", "D-1\t-0.4\tsecond of 1"],
-        *["D-10\t-1\tten", "D-0\t-0.2\ta\ttab"],
-        *(f"D-{i}\t-1\t" for i in range(2, 10)),
-        "Generate test with beam=2: rouge1 = 1",
-    )
-    assert read_generate_output(path) == ["a\ttab", "best\u2028of 1", *[""] * 8, "ten"]
-
-    with pytest.raises(PMLMError, match="no hypothesis D-1, but ids up to 3"):
-        read_generate_output(write(tmp_path / "g", "D-0\t0\ta", "D-3\t0\tb", "D-2\t0\tc"))
-    with pytest.raises(PMLMError, match="g, line 1: expected D-<id>"):
-        read_generate_output(write(tmp_path / "g", "D-0\ttext"))
-    with pytest.raises(PMLMError, match="is this the output of fairseq-generate"):
-        read_generate_output(write(tmp_path / "g", "H-0\t0\ta"))
 
 
 # scripts/score.py

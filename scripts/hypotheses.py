@@ -1,0 +1,67 @@
+#!/usr/bin/env python
+"""What fairseq-generate or fairseq-interactive printed, in the order of the inputs: plain text, or JSON lines.
+
+    python scripts/hypotheses.py generate.txt --text hyp.txt
+    python scripts/hypotheses.py generate.txt --json hyp.jsonl
+
+hyp.txt holds the best hypothesis of each input, detokenized, one a line. hyp.jsonl holds an object for each input: id,
+source, reference (where there was one) and hypotheses, a list of {text, score}, the best one first; scores are those
+that fairseq prints (base 2).
+"""
+
+import argparse
+import json
+import os
+import re
+
+from fairseq_pmlm.errors import PMLMError, install_excepthook
+from fairseq_pmlm.hypotheses import read_generate
+from fairseq_pmlm.text import clean_line
+
+
+def write(path, lines):
+    """All or nothing."""
+    partial = f"{path}.{os.getpid()}.partial"
+    try:
+        with open(partial, "w", encoding="utf-8", newline="\n") as f:
+            f.writelines(f"{line}\n" for line in lines)
+        os.replace(partial, path)
+    except OSError as error:
+        raise PMLMError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
+def as_object(record):
+    named = {"id": record.id, "source": record.source, "reference": record.reference}
+    hypotheses = [{"text": text, "score": score} for text, score in record.hypotheses]
+    return {key: value for key, value in named.items() if value is not None} | {"hypotheses": hypotheses}
+
+
+def as_line(record):
+    """JSON on one line for everybody: also for those who take U+2028 for the end of one."""
+    text = json.dumps(as_object(record), ensure_ascii=False)
+    return re.sub("[\\x85\\u2028\\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def main(argv=None):
+    install_excepthook()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", help="what fairseq-generate or fairseq-interactive printed")
+    parser.add_argument("--text", metavar="FILE", help="write the best hypotheses here, one a line")
+    parser.add_argument("--json", metavar="FILE", help="write JSON lines here, with all hypotheses and scores")
+    args = parser.parse_args(argv)
+    if not args.text and not args.json:
+        parser.error("give --text FILE, --json FILE or both")
+    records = read_generate(args.output)
+    if args.text:
+        write(args.text, (clean_line(record.hypotheses[0][0]) for record in records))
+    if args.json:
+        write(args.json, map(as_line, records))
+    empty = sum(not record.hypotheses[0][0].strip() for record in records)
+    print(f"{len(records):,} inputs" + (f", {empty:,} of them with an empty hypothesis" if empty else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Files of hypotheses, and the script that puts them in order."""
+
+import json
+import math
+
+import hypotheses as script
+import pytest
+
+from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.hypotheses import read_generate, read_generate_output, read_segments
+
+
+def write(path, *lines):
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+    return str(path)
+
+
+def test_lines_end_at_newlines_only(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes("\ufeffa\u2028b\u0085c\x0cd\r\n\n e \n\nlast".encode())
+    assert read_segments(path) == ["a\u2028b\u0085c\x0cd", "", " e ", "", "last"]
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(PMLMError, match="nothere: cannot be read: No such file"):
+        read_segments(tmp_path / "nothere")
+    with pytest.raises(PMLMError, match="cannot be read: Is a directory"):
+        read_segments(tmp_path)
+    (tmp_path / "empty").touch()
+    with pytest.raises(PMLMError, match="empty: is empty"):
+        read_segments(tmp_path / "empty")
+    (tmp_path / "latin").write_bytes("a\nb\ncafé\n".encode("latin-1"))
+    with pytest.raises(PMLMError, match=r"latin, line 3: not UTF-8 \(byte 4"):
+        read_segments(tmp_path / "latin")
+
+
+def test_generate_output(tmp_path):
+    path = write(
+        tmp_path / "g",
+        "2024-01-01 | INFO | D-day",
+        *["S-1\tsource", "H-1\t-0.3\tsub word", "D-1\t-0.3\tbest\u2028of 1", "P-1\t-0.1", "D-1\t-0.4\tsecond of 1"],
+        *["D-10\t-1\tten", "D-0\t-0.2\ta\ttab"],
+        *(f"D-{i}\t-1\t" for i in range(2, 10)),
+        "Generate test with beam=2: rouge1 = 1",
+    )
+    assert read_generate_output(path) == ["a\ttab", "best\u2028of 1", *[""] * 8, "ten"]
+
+    with pytest.raises(PMLMError, match="no hypothesis D-1, but ids up to 3"):
+        read_generate_output(write(tmp_path / "g", "D-0\t0\ta", "D-3\t0\tb", "D-2\t0\tc"))
+    with pytest.raises(PMLMError, match="g, line 1: expected D-<id>"):
+        read_generate_output(write(tmp_path / "g", "D-0\ttext"))
+    with pytest.raises(PMLMError, match="is this the output of fairseq-generate"):
+        read_generate_output(write(tmp_path / "g", "H-0\t0\ta"))
+
+
+GENERATED = [
+    "S-1\tthe second",
+    "H-1\t-0.3\t▁b est",
+    "D-1\t-0.3\tbest\u2028of 1",
+    "P-1\t-0.1",
+    "D-1\t-inf\tother",
+    "S-0\tthe first",
+    "T-0\tits reference",
+    "D-0\t-0.2\t",
+]
+
+
+def test_records(tmp_path):
+    first, second = read_generate(write(tmp_path / "g", *GENERATED))
+    assert first == (0, "the first", "its reference", [("", -0.2)])
+    assert second == (1, "the second", None, [("best\u2028of 1", -0.3), ("other", -math.inf)])
+
+
+def test_script(tmp_path, capsys):
+    source = str(write(tmp_path / "g", *GENERATED))
+    script.main([source, "--text", str(tmp_path / "hyp.txt"), "--json", str(tmp_path / "hyp.jsonl")])
+    assert capsys.readouterr().out == "2 inputs, 1 of them with an empty hypothesis\n"
+    assert (tmp_path / "hyp.txt").read_text() == "\nbest of 1\n"
+    objects = [json.loads(line) for line in (tmp_path / "hyp.jsonl").read_text().splitlines()]
+    assert objects[0] == {
+        "id": 0,
+        "source": "the first",
+        "reference": "its reference",
+        "hypotheses": [{"text": "", "score": -0.2}],
+    }
+    assert [h["text"] for h in objects[1]["hypotheses"]] == ["best\u2028of 1", "other"]
+    with pytest.raises(PMLMError, match="cannot be written"):
+        script.main([source, "--text", str(tmp_path / "no" / "hyp.txt")])
+    with pytest.raises(SystemExit):
+        script.main([source])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["g", "hyp.jsonl", "hyp.txt"]
