@@ -233,6 +233,8 @@ class Generator(SequenceGenerator):
         sentences = len(src_tokens)
         if constraints is not None and not self.search.supports_constraints:
             raise PMLMError("constraints were given, but not the option --constraints")
+        if constraints is None and self.search.supports_constraints:
+            raise PMLMError("--constraints: only fairseq-interactive reads them, after each source, behind tabs")
         self.search.init_constraints(constraints, beam)
         if self.should_set_src_lengths:
             self.search.set_src_lengths(src_lengths)

@@ -357,28 +357,57 @@ def test_an_ensemble_of_two_averages(work, finetuned, other):
     assert sorted(hypotheses(generate(work, f"{finetuned}:{other}", "--batch-size", 8))) == list(range(37))
 
 
+def interactive(work, path, source, *options, check=True):
+    options = ["--task", "pmlm_seq2seq", "--path", path, "--cpu", "--buffer-size", 37, "--batch-size", 10, *options]
+    return command("interactive", work / "pairs", *USER_DIR, *options, stdin=source, check=check)
+
+
 def test_interactive_equals_generate(work, finetuned):
     source = (work / "p.test.src").read_text()
     options = ["--beam", 2, "--max-len-b", 10]
+    done = interactive(work, finetuned, source, *options)
+    ours, theirs = hypotheses(done.stdout), hypotheses(generate(work, finetuned, "--batch-size", 10, *options))
+    assert sorted(ours) == list(range(37))
+    assert {i: h[0][1] for i, h in ours.items()} == {i: h[0][1] for i, h in theirs.items()}
+
+
+def test_interactive_with_constraints_and_an_empty_line(work, finetuned):
+    first, second, *_ = (work / "p.test.src").read_text().splitlines()
+    word = second.split()[0]
+    source = f"{first}\t{word}\n\n{second}\n"
+    done = interactive(work, finetuned, source, "--constraints", "--beam", 4, "--max-len-b", 10)
+    found = hypotheses(done.stdout)
+    assert sorted(found) == [0, 1, 2]
+    assert word in found[0][0][1].split()
+    assert found[1] == [(found[1][0][0], "")]
+    assert "1 of 3 lines of the input are empty; so will their hypotheses be" in done.stderr
     done = command(
-        "interactive",
+        "generate",
         work / "pairs",
         *USER_DIR,
         "--task",
         "pmlm_seq2seq",
         "--path",
         finetuned,
-        "--cpu",
-        "--buffer-size",
-        37,
-        "--batch-size",
-        10,
-        *options,
-        stdin=source,
+        "--constraints",
+        check=False,
     )
-    ours, theirs = hypotheses(done.stdout), hypotheses(generate(work, finetuned, "--batch-size", 10, *options))
-    assert sorted(ours) == list(range(37))
-    assert {i: h[0][1] for i, h in ours.items()} == {i: h[0][1] for i, h in theirs.items()}
+    refused(done, "--constraints", "fairseq-interactive")
+
+
+def test_our_own_options_of_generation(work, finetuned):
+    options = ["--beam", 3, "--max-len-b", 12, "--batch-size", 10]
+    plain = hypotheses(generate(work, finetuned, *options, "--lenpen", 0))
+    sums = ["--length-penalty-type", "wu", "--lenpen", 0]
+    assert hypotheses(generate(work, finetuned, *options, *sums)) == plain
+    results = [
+        hypotheses(generate(work, finetuned, *options, "--nbest", 3, "--early-stop", stop))
+        for stop in ("exact", "never")
+    ]
+    assert sorted(results[0]) == list(range(37))
+    assert {i: [text for _, text in h] for i, h in results[0].items()} == {
+        i: [text for _, text in h] for i, h in results[1].items()
+    }
 
 
 def test_validation_of_pairs_equals_direct_losses(work, finetuned):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.sequence_generator import SequenceGenerator
+from fairseq.token_generation_constraints import pack_constraints
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import small_dictionary, small_model
@@ -25,12 +26,13 @@ def build(models, seq_gen_cls=None, task_options=None, **options):
     return task.build_generator(models, Namespace(**options), seq_gen_cls)
 
 
-def search(models, lengths, seq_gen_cls=None, task_options=None, prefix_tokens=None, seed=0, **options):
+def search(models, lengths, seq_gen_cls=None, task_options=None, prefix_tokens=None, seed=0, given=None, **options):
     """[[(tokens, score, positional scores)]] for sources of *lengths*."""
     tokens, lengths = sources(lengths, seed)
     sample = {"id": torch.arange(len(tokens)), "net_input": {"src_tokens": tokens, "src_lengths": lengths}}
     torch.manual_seed(0)
-    found = build(models, seq_gen_cls, task_options, **options).generate(models, sample, prefix_tokens=prefix_tokens)
+    generator = build(models, seq_gen_cls, task_options, **options)
+    found = generator.generate(models, sample, prefix_tokens=prefix_tokens, constraints=given)
     return [
         [(h["tokens"].tolist(), float(h["score"]), h["positional_scores"].tolist()) for h in hypotheses]
         for hypotheses in found
@@ -93,6 +95,24 @@ def test_prefixes_as_in_fairseq_s_search(prefix):
     for hypotheses, begins in zip(ours, prefix.tolist(), strict=True):
         begins = [token for token in begins if token != 1]
         assert all(h[0][: len(begins)] == begins for h in hypotheses)
+
+
+@pytest.mark.parametrize("kind", ["ordered", "unordered"])
+def test_constraints_as_in_fairseq_s_search(kind):
+    model = small_model(seed=3)
+    packed = pack_constraints([[torch.tensor([9, 10]), torch.tensor([7])], [torch.tensor([8])], []])
+    options = {"constraints": kind, "beam": 6, "max_len_b": 10}
+    ours = search([model], [6, 3, 9], given=packed, **options)
+    theirs = search([model], [6, 3, 9], SequenceGenerator, given=packed, **options)
+    assert [[h[0] for h in hypotheses] for hypotheses in ours] == [[h[0] for h in hypotheses] for hypotheses in theirs]
+    best = " ".join(map(str, ours[0][0][0]))
+    assert " 9 10 " in f" {best} "
+    assert 7 in ours[0][0][0]
+    assert 8 in ours[1][0][0]
+    with pytest.raises(PMLMError, match="only fairseq-interactive"):
+        search([model], [6, 3, 9], **options)
+    with pytest.raises(PMLMError, match="not the option --constraints"):
+        search([model], [6, 3, 9], given=packed)
 
 
 def test_a_prefix_that_ends_is_the_hypothesis():
