@@ -135,16 +135,23 @@ class SelfAttention(nn.Module):
         """(batch, slots, dim) -> (batch, heads, slots, dim / heads)"""
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
+    def project_queries(self, x: Tensor) -> Tensor:
+        """Queries of the slots *x* (..., dim) -> (..., dim)."""
+        dim = x.size(-1)
+        return F.linear(x, self.qkv_proj.weight[:dim], self.qkv_proj.bias[:dim])
+
+    def project_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the slots *x* (..., dim) -> (..., dim) each."""
+        dim = x.size(-1)
+        return F.linear(x, self.qkv_proj.weight[dim:], self.qkv_proj.bias[dim:]).chunk(2, dim=-1)
+
     def queries(self, x: Tensor) -> Tensor:
         """Queries of the slots *x* (batch, slots, dim), split into heads."""
-        dim = x.size(-1)
-        return self.split_heads(F.linear(x, self.qkv_proj.weight[:dim], self.qkv_proj.bias[:dim]))
+        return self.split_heads(self.project_queries(x))
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the slots *x* (batch, slots, dim), split into heads."""
-        dim = x.size(-1)
-        projected = F.linear(x, self.qkv_proj.weight[dim:], self.qkv_proj.bias[dim:])
-        keys, values = projected.chunk(2, dim=-1)
+        keys, values = self.project_keys_values(x)
         return self.split_heads(keys), self.split_heads(values)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Optional[Tensor]) -> Tensor:

@@ -93,7 +93,7 @@ class SourceEncoder:
         seen = visibility(padding, positions, torch.zeros_like(positions), tokens.size(1), backbone.relative_bias)
         keys, values = [], []
         for i, layer in enumerate(backbone.layers):
-            k, v = layer.self_attn.keys_values(x)
+            k, v = (part.contiguous() for part in layer.self_attn.keys_values(x))  # every step will multiply them
             keys.append(k)
             values.append(v)
             if i < len(backbone.layers) - 1:  # nobody looks at what the last layer says of the source
@@ -190,7 +190,11 @@ class IncrementalDecoder(FairseqIncrementalDecoder):
         scores = self.scores_to_add(encoder_out, order, known, x.dtype)
         for i, layer in enumerate(backbone.layers):
             attention = layer.self_attn
-            q, k, v = attention.qkv_proj(x).chunk(3, dim=-1)
+            if i < len(backbone.layers) - 1:
+                q, k, v = attention.qkv_proj(x).chunk(3, dim=-1)
+            else:  # of the last layer, only [P] has an output that anybody looks at
+                q, (k, v) = attention.project_queries(x[-1:]), attention.project_keys_values(x)
+                x, scores = x[-1:], scores[..., -1:, :]
             keys, values = cache.put(i, k, v)
             attended = attend(
                 q, keys, values, encoder_out["keys"][i], encoder_out["values"][i], scores, attention.heads
@@ -258,14 +262,18 @@ def attend(
     sentences, _, source, width = source_keys.shape
     new, rows, dim = queries.shape
     step, beams = len(keys), rows // sentences
-    queries = (queries * width**-0.5).view(new, sentences, beams, heads, width).permute(1, 3, 2, 0, 4)
-    # (sentences, heads, beams, new, ...) from here on
+    # No copy of keys and values: their strides fit batched products as they are. What is permuted is small.
+    queries = (queries * width**-0.5).view(new, rows * heads, width).transpose(0, 1)
+    over_target = queries @ keys.view(step, rows * heads, width).permute(1, 2, 0)
+    over_target = over_target.view(sentences, beams, heads, new, step).transpose(1, 2)
+    queries = queries.reshape(sentences, beams, heads, new, width).transpose(1, 2)
     over_source = queries.reshape(sentences, heads, beams * new, width) @ source_keys.transpose(2, 3)
-    keys, values = (x.view(step, sentences, beams, heads, width).permute(1, 3, 2, 0, 4) for x in (keys, values))
-    over_target = queries @ keys.transpose(3, 4)
+    # (sentences, heads, beams, new, source + step)
     weights = torch.cat([over_source.view(sentences, heads, beams, new, source), over_target], dim=4) + scores
     weights = weights.softmax(dim=4, dtype=torch.promote_types(weights.dtype, torch.float32)).to(queries.dtype)
-    attended = weights[..., source:] @ values
-    from_source = weights[..., :source].reshape(sentences, heads, beams * new, source) @ source_values
-    attended = attended + from_source.view_as(attended)
-    return attended.permute(3, 0, 2, 1, 4).reshape(new, rows, dim)
+    on_source = weights[..., :source].reshape(sentences, heads, beams * new, source)
+    on_target = weights[..., source:].transpose(1, 2).reshape(rows * heads, new, step)
+    from_source = (on_source @ source_values).view(sentences, heads, beams, new, width).transpose(1, 2)
+    from_target = on_target @ values.view(step, rows * heads, width).transpose(0, 1)
+    attended = from_target.view(sentences, beams, heads, new, width) + from_source
+    return attended.permute(3, 0, 1, 2, 4).reshape(new, rows, dim)
