@@ -11,7 +11,7 @@ HERE=$PWD
 cd "$(dirname "$0")/.."
 
 TEXT="" PAIRS="" OUT=demo-output ARCH=pmlm_tiny VOCAB=2000
-PRETRAIN_UPDATES=3500 FINETUNE_UPDATES=1800
+PRETRAIN_UPDATES=5000 FINETUNE_UPDATES=2400
 usage() { sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
 while [ $# -gt 0 ]; do
     case $1 in
@@ -125,19 +125,31 @@ FINETUNE=(--criterion pmlm_seq2seq "${MODEL[@]}" --cut-source head --cut-target 
     --max-source-positions 64 --max-target-positions 48 --max-tokens 4000
     --label-smoothing 0.0 --leave-unmasked-prob 0.0 --random-token-prob 0.0 --lr 3e-3 --warmup-updates 100 --total-num-update "$FINETUNE_UPDATES" --max-update "$FINETUNE_UPDATES")
 
+# The same fine-tuning without pre-training need not wait for it: each has half of the cores.
+export OMP_NUM_THREADS=$((($(nproc) + 1) / 2))
+set -m # a process group of its own, so that it can be stopped
+(
+    step scratch "At the same time: fine-tuning without pre-training" "$OUT/scratch" \
+        fairseq_train "$OUT/logs/scratch.log" "$OUT/data/pairs" "${SEQ2SEQ[@]}" "${FINETUNE[@]}" "${ADAM[@]}" \
+        --save-dir "$OUT/scratch"
+) >"$OUT/logs/scratch.out" 2>&1 &
+scratch=$!
+set +m
+trap 'kill -- -$scratch 2>/dev/null || true' EXIT
 step pretrain "Pre-training: one pass for two objectives" "$OUT/pretrain" \
     fairseq_train "$OUT/logs/pretrain.log" "$OUT/data/text" --user-dir fairseq_pmlm --task pmlm --criterion pmlm \
     "${MODEL[@]}" --tokens-per-sample 128 --sample-break-mode complete_doc --max-tokens 2000 \
     "${ADAM[@]}" --lr 2e-3 --warmup-updates 200 --total-num-update "$PRETRAIN_UPDATES" --max-update "$PRETRAIN_UPDATES" \
     --save-interval-updates 500 --keep-interval-updates 1 --save-dir "$OUT/pretrain"
+wait "$scratch" || { cat "$OUT/logs/scratch.out" >&2; exit 1; }
+trap - EXIT
+unset OMP_NUM_THREADS
+cat "$OUT/logs/scratch.out"
 step bysteps "Pre-training losses by step of the factorization order" "$OUT/loss_by_step.json" \
     python scripts/loss_by_step.py "$OUT/data/text" --path "$OUT/pretrain/checkpoint_last.pt" --json "$OUT/loss_by_step.json"
 step finetune "Fine-tuning the pre-trained model" "$OUT/finetune" \
     fairseq_train "$OUT/logs/finetune.log" "$OUT/data/pairs" "${SEQ2SEQ[@]}" "${FINETUNE[@]}" "${ADAM[@]}" \
     --finetune-from-model "$OUT/pretrain/checkpoint_last.pt" --save-dir "$OUT/finetune"
-step scratch "The same without pre-training" "$OUT/scratch" \
-    fairseq_train "$OUT/logs/scratch.log" "$OUT/data/pairs" "${SEQ2SEQ[@]}" "${FINETUNE[@]}" "${ADAM[@]}" \
-    --save-dir "$OUT/scratch"
 for model in finetune scratch; do
     step "generate-$model" "Generation, $model" "$OUT/$model.generate.txt" \
         generate "$OUT/$model.generate.txt" "$OUT/data/pairs" "${SEQ2SEQ[@]}" --path "$OUT/$model/checkpoint_last.pt" \
