@@ -126,6 +126,7 @@ FINETUNE=(--criterion pmlm_seq2seq "${MODEL[@]}" --cut-source head --cut-target 
     --label-smoothing 0.0 --leave-unmasked-prob 0.0 --random-token-prob 0.0 --lr 3e-3 --warmup-updates 100 --total-num-update "$FINETUNE_UPDATES" --max-update "$FINETUNE_UPDATES")
 
 # The same fine-tuning without pre-training need not wait for it: each has half of the cores.
+threads=${OMP_NUM_THREADS-}
 export OMP_NUM_THREADS=$((($(nproc) + 1) / 2))
 set -m # a process group of its own, so that it can be stopped
 (
@@ -143,7 +144,7 @@ step pretrain "Pre-training: one pass for two objectives" "$OUT/pretrain" \
     --save-interval-updates 500 --keep-interval-updates 1 --save-dir "$OUT/pretrain"
 wait "$scratch" || { cat "$OUT/logs/scratch.out" >&2; exit 1; }
 trap - EXIT
-unset OMP_NUM_THREADS
+if [ -n "$threads" ]; then OMP_NUM_THREADS=$threads; else unset OMP_NUM_THREADS; fi
 cat "$OUT/logs/scratch.out"
 step bysteps "Pre-training losses by step of the factorization order" "$OUT/loss_by_step.json" \
     python scripts/loss_by_step.py "$OUT/data/text" --path "$OUT/pretrain/checkpoint_last.pt" --json "$OUT/loss_by_step.json"

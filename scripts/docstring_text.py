@@ -46,21 +46,24 @@ CITING = r"(?:in|see|of|by|from|and|or|to|on|with|also|at|per|is|are|the|using|f
 
 def inline(text):
     """Markup inside a line: roles, links, literals, emphasis, citations."""
-    text = re.sub(r"(?::\w+)?:\w+:``", "``", text)  # a role with two backticks too many
-    text = re.sub(r":math:`([^`]*)`", lambda m: m[1].replace("\\", "") if len(m[1]) < 12 else f"\\{m[1]}", text)
-    text = re.sub(r"(?::[\w+-]+)*:[\w+-]+:`([^`]*?)\s*<[^`<>]*>`", r"\1", text)
-    text = re.sub(r"(?::[\w+-]+)*:[\w+-]+:`[~!.]([^`]*)`", lambda m: m[1].rsplit(".", 1)[-1], text)
-    text = re.sub(r"(?::[\w+-]+)*:[\w+-]+:`([^`]*)`", r"\1", text)
-    text = re.sub(r"``(.+?)``", r"\1", text)
-    text = re.sub(r"`([^`<>]+?)\s*<[^`<>]+>`_{0,2}", r"\1", text)
-    text = re.sub(r"`+~?([^`]+?)['`]+_{0,2}", r"\1", text)
-    # a citation that is part of the sentence ("see [1]_") takes the sentence with it: is_prose refuses the backslash
-    text = re.sub(r"\[(?:[#*]?\w{0,12}|\w+[ ,-]+\w+)\]_|(?<=\s)\[\d{1,2}\]", "[]_", text)
-    text = re.sub(rf"\b{CITING}(?:(?:,|\s|and|or)*\[\]_)+", r"\\", text, flags=re.I)
-    text = re.sub(r"\s*\[\]_", "", text)
-    text = re.sub(r"\[([^\]]+)\]\((?:http|#|\.)[^)]*\)", r"\1", text)
-    text = re.sub(r"(?<![\w*])\*\*([^*\s][^*]*?)\*\*(?!\w)", r"\1", text)
-    text = re.sub(r"(?<![\w*])\*([^*\s][^*]*?)\*(?!\w)", r"\1", text)
+    if "`" in text:
+        text = re.sub(r"(?::\w+)?:\w+:``", "``", text)  # a role with two backticks too many
+        text = re.sub(r":math:`([^`]*)`", lambda m: m[1].replace("\\", "") if len(m[1]) < 12 else f"\\{m[1]}", text)
+        text = re.sub(r"(?::[\w+-]+)*:[\w+-]+:`([^`]*?)\s*<[^`<>]*>`", r"\1", text)
+        text = re.sub(r"(?::[\w+-]+)*:[\w+-]+:`[~!.]([^`]*)`", lambda m: m[1].rsplit(".", 1)[-1], text)
+        text = re.sub(r"(?::[\w+-]+)*:[\w+-]+:`([^`]*)`", r"\1", text)
+        text = re.sub(r"``(.+?)``", r"\1", text)
+        text = re.sub(r"`([^`<>]+?)\s*<[^`<>]+>`_{0,2}", r"\1", text)
+        text = re.sub(r"`+~?([^`]+?)['`]+_{0,2}", r"\1", text)
+    if "[" in text:
+        # a citation that is part of the sentence ("see [1]_") takes it along: is_prose refuses the backslash
+        text = re.sub(r"\[(?:[#*]?\w{0,12}|\w+[ ,-]+\w+)\]_|(?<=\s)\[\d{1,2}\]", "[]_", text)
+        text = re.sub(rf"\b{CITING}(?:(?:,|\s|and|or)*\[\]_)+", r"\\", text, flags=re.I)
+        text = re.sub(r"\s*\[\]_", "", text)
+        text = re.sub(r"\[([^\]]+)\]\((?:http|#|\.)[^)]*\)", r"\1", text)
+    if "*" in text:
+        text = re.sub(r"(?<![\w*])\*\*([^*\s][^*]*?)\*\*(?!\w)", r"\1", text)
+        text = re.sub(r"(?<![\w*])\*([^*\s][^*]*?)\*(?!\w)", r"\1", text)
     text = re.sub(r"\|(\w+)\|", r"\1", text)
     text = re.sub(r"\\([*`_|])", r"\1", text)
     text = re.sub(r"\\ ", "", text)
