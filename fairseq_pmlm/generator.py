@@ -179,7 +179,7 @@ class Generator(SequenceGenerator):
         if self.unk_penalty:
             lprobs[:, self.unk] -= self.unk_penalty
         if self.token_indices_to_suppress is not None:
-            lprobs[:, self.token_indices_to_suppress.to(lprobs.device)] = -math.inf
+            lprobs.index_fill_(1, self.token_indices_to_suppress, -math.inf)
         if self.ngram_size:
             self.block_ngrams(lprobs, tokens[:, 1:])
         at_end = limits <= step
@@ -238,6 +238,8 @@ class Generator(SequenceGenerator):
         self.search.init_constraints(constraints, beam)
         if self.should_set_src_lengths:
             self.search.set_src_lengths(src_lengths)
+        if self.token_indices_to_suppress is not None:
+            self.token_indices_to_suppress = self.token_indices_to_suppress.to(device)
         limits = self.length_limits(src_lengths)
         longest = int(limits.max())
 
