@@ -254,7 +254,6 @@ class Generator(SequenceGenerator):
 
         active = torch.arange(sentences, device=device)  # sentences that are still searched
         idle = torch.zeros(sentences, beam, dtype=torch.bool, device=device)  # beams of theirs that have ended
-        ids = sample["id"] if isinstance(sample.get("id"), Tensor) else active
         for step in range(longest + 1):
             lprobs, _ = self.model.forward_decoder(tokens[:, : step + 1], encoder_outs, states, self.temperature)
             if self.lm_model is not None:
@@ -264,6 +263,8 @@ class Generator(SequenceGenerator):
             if prefix_tokens is not None and step < prefix_tokens.size(1):
                 prefix = prefix_tokens[active, step].repeat_interleave(beam)
             row_limits = limits[active].repeat_interleave(beam)
+            if lprobs.isnan().any():
+                raise PMLMError("the model's outputs are not numbers (NaN); was its training stable?")
             lprobs = self.restrict(lprobs, tokens[:, : step + 1], step, row_limits, prefix)
 
             # (active, candidates) each; a candidate's beam counts within its sentence
@@ -272,12 +273,10 @@ class Generator(SequenceGenerator):
                 lprobs.view(len(active), beam, -1),
                 cumulative.view(len(active), beam, -1)[:, :, :step],
                 tokens[:, : step + 1],
-                ids[active],
+                active,
             )
-            if scores.isnan().any():
-                raise PMLMError("the model's outputs are not numbers (NaN); was its training stable?")
-            ends = words.eq(self.eos) & scores.ne(-math.inf)
-            ends[:, :beam] &= ~idle
+            from_idle = idle.gather(1, beams)  # what an ended beam would go on with
+            ends = words.eq(self.eos) & scores.ne(-math.inf) & ~from_idle
             at_limit = limits[active] <= step
             # rules that leave nothing over must not lose the sentence
             stuck = at_limit & (ended.count[active] == 0) & ~ends[:, :beam].any(1)
@@ -285,7 +284,7 @@ class Generator(SequenceGenerator):
             new[:, 0] |= stuck
             offsets = torch.arange(len(active), device=device)[:, None] * beam
             if new.any():
-                parents = (beams[:, :beam] + offsets).clamp(max=len(tokens) - 1)
+                parents = beams[:, :beam] + offsets
                 words_so_far = tokens[parents][:, :, 1 : step + 2].clone()
                 words_so_far[:, :, step] = self.eos
                 sums = cumulative[parents][:, :, : step + 1].clone()
@@ -293,8 +292,7 @@ class Generator(SequenceGenerator):
                 ended.add(active, new, self.normalize(scores[:, :beam], step + 1), words_so_far, sums)
 
             # the best candidates that go on, in their order; where there are too few, ended ones fill up
-            dead = ends
-            dead[:, :beam] |= idle
+            dead = ends | from_idle
             places = torch.arange(scores.size(1), device=device) + dead.long() * scores.size(1)
             places, chosen = places.topk(beam, dim=1, largest=False)
             idle = places >= scores.size(1)

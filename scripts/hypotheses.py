@@ -11,6 +11,7 @@ that fairseq prints (base 2).
 
 import argparse
 import json
+import math
 import os
 import re
 
@@ -35,13 +36,14 @@ def write(path, lines):
 
 def as_object(record):
     named = {"id": record.id, "source": record.source, "reference": record.reference}
-    hypotheses = [{"text": text, "score": score} for text, score in record.hypotheses]
+    # JSON has no infinity: null is the score of a hypothesis that the search's rules made impossible
+    hypotheses = [{"text": text, "score": score if math.isfinite(score) else None} for text, score in record.hypotheses]
     return {key: value for key, value in named.items() if value is not None} | {"hypotheses": hypotheses}
 
 
 def as_line(record):
     """JSON on one line for everybody: also for those who take U+2028 for the end of one."""
-    text = json.dumps(as_object(record), ensure_ascii=False)
+    text = json.dumps(as_object(record), ensure_ascii=False, allow_nan=False)
     return re.sub("[\\x85\\u2028\\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

@@ -29,7 +29,8 @@ def build(models, seq_gen_cls=None, task_options=None, **options):
 def search(models, lengths, seq_gen_cls=None, task_options=None, prefix_tokens=None, seed=0, given=None, **options):
     """[[(tokens, score, positional scores)]] for sources of *lengths*."""
     tokens, lengths = sources(lengths, seed)
-    sample = {"id": torch.arange(len(tokens)), "net_input": {"src_tokens": tokens, "src_lengths": lengths}}
+    ids = torch.arange(len(tokens)) + (0 if seq_gen_cls else 1000)  # fairseq's diverse beam takes them for rows
+    sample = {"id": ids, "net_input": {"src_tokens": tokens, "src_lengths": lengths}}
     torch.manual_seed(0)
     generator = build(models, seq_gen_cls, task_options, **options)
     found = generator.generate(models, sample, prefix_tokens=prefix_tokens, constraints=given)
@@ -37,6 +38,24 @@ def search(models, lengths, seq_gen_cls=None, task_options=None, prefix_tokens=N
         [(h["tokens"].tolist(), float(h["score"]), h["positional_scores"].tolist()) for h in hypotheses]
         for hypotheses in found
     ]
+
+
+STRATEGIES = [
+    {},
+    {"sampling": True},
+    {"diverse_beam_groups": 2},
+    {"diversity_rate": 0.5},
+]
+
+
+@pytest.mark.parametrize("options", STRATEGIES, ids=str)
+@pytest.mark.parametrize("early_stop", ["fairseq", "never"])
+def test_a_hypothesis_ends_once(options, early_stop):
+    for seed in range(3):
+        model = likely_to_end(small_model(True, seed), 1.5)
+        for hypotheses in search([model], [5, 6, 9], task_options={"early_stop": early_stop}, **options):
+            assert hypotheses
+            assert all(h[0].index(EOS) == len(h[0]) - 1 for h in hypotheses)
 
 
 def likely_to_end(model, bonus):

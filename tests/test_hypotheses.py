@@ -83,7 +83,8 @@ def test_script(tmp_path, capsys):
         "reference": "its reference",
         "hypotheses": [{"text": "", "score": -0.2}],
     }
-    assert [h["text"] for h in objects[1]["hypotheses"]] == ["best\u2028of 1", "other"]
+    assert objects[1]["hypotheses"][0] == {"text": "best\u2028of 1", "score": -0.3}
+    assert objects[1]["hypotheses"][1] == {"text": "other", "score": None}
     with pytest.raises(PMLMError, match="cannot be written"):
         script.main([source, "--text", str(tmp_path / "no" / "hyp.txt")])
     with pytest.raises(SystemExit):
