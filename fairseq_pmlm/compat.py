@@ -7,6 +7,7 @@ no harm where upstream has mended the same thing.
 """
 
 import argparse
+import atexit
 import collections
 import contextlib
 import functools
@@ -14,8 +15,10 @@ import inspect
 import logging
 import os
 import pickle
+import queue
 import re
 import threading
+import time
 import typing
 import warnings
 from collections.abc import Callable, Iterator
@@ -51,6 +54,7 @@ def apply() -> None:
         return
     # a list, not any(): every patch has to run
     patches = [*load_data_only(), *name_missing_checkpoints(), lose_no_sample()]
+    atexit.register(stop_readers)
     silence_deprecations()
     unexpected = [name for name, as_expected in patches if not as_expected]
     if unexpected:
@@ -374,6 +378,25 @@ def lose_no_sample() -> tuple[str, bool]:
     return _replace(
         data_utils, "batch_by_size", ["if bsz_mult > 1 and len(b[-1]) % bsz_mult != 0:", "b = b[:-1]"], wrap
     )
+
+
+def stop_readers() -> None:
+    """Stop fairseq's threads that read batches ahead, before Python ends.
+
+    Why: where training stops within an epoch, such a thread is cut off at whatever it does; in the middle of torch's
+    C++ that is "terminate called without an active exception", and status -6 for a training that has succeeded.
+    """
+    from fairseq.data import iterators
+
+    deadline = time.monotonic() + 10
+    for thread in threading.enumerate():
+        if not isinstance(thread, iterators.BackgroundConsumer):
+            continue
+        thread._max_len = 0  # it looks at this after each batch
+        while thread.is_alive() and time.monotonic() < deadline:
+            with contextlib.suppress(queue.Empty):
+                thread._queue.get_nowait()  # it may wait for room
+            thread.join(0.02)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

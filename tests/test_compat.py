@@ -715,3 +715,29 @@ def test_another_fairseq_gives_one_warning_that_names_the_function():
     assert "fairseq.data.data_utils.batch_by_size" in warning
     assert "fairseq.checkpoint_utils.load_ema_from_checkpoint" in warning
     assert "load_checkpoint_to_cpu" not in warning
+
+
+def test_readers_end_before_python_does():
+    code = """
+import threading, time
+import fairseq_pmlm.compat
+from fairseq.data.iterators import BufferedIterator
+
+class Endless:
+    def __len__(self): return 10**9
+    def __iter__(self):
+        while True:
+            time.sleep(0.001)
+            yield 1
+
+batches = BufferedIterator(3, Endless())
+next(batches)
+readers = [t for t in threading.enumerate() if type(t).__name__ == "BackgroundConsumer"]
+assert len(readers) == 1 and readers[0].is_alive()
+fairseq_pmlm.compat.stop_readers()
+assert not readers[0].is_alive()
+print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "stopped"

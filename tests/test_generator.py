@@ -80,7 +80,8 @@ def likely_to_end(model, bonus):
         {"beam": 4, "sampling": True},
         {"beam": 4, "sampling": True, "sampling_topk": 5},
         {"beam": 4, "sampling": True, "sampling_topp": 0.7},
-        {"beam": 4, "diverse_beam_groups": 2},
+        # until one has ended; fairseq goes on with ended beams then
+        {"beam": 4, "diverse_beam_groups": 2, "min_len": 8},
         {"beam": 4, "diversity_rate": 0.5},
         {"beam": 2, "max_len_b": 0, "min_len": 0},
         {"beam": 15, "max_len_b": 2},
