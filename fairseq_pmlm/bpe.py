@@ -20,7 +20,7 @@ from fairseq.dataclass import FairseqDataclass
 from omegaconf.errors import MissingMandatoryValue
 
 from .errors import PMLMError, describe
-from .text import clean_line
+from .text import clean_line, write_text
 
 SPACE = "\u2581"  # how sentencepiece spells a space
 UNK = "<unk>"
@@ -89,15 +89,8 @@ def write_dictionary(path: str, symbols: Iterable[str], counts: Optional[Counter
 
     ``<s> <pad> </s> <unk>`` are left to fairseq, which puts them at 0 to 3. The file appears complete or not at all.
     """
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as f:
-            for symbol in (*symbols, *EXTRA_SYMBOLS):
-                f.write(f"{symbol} {1 if counts is None else counts[symbol]}\n")
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    lines = (f"{symbol} {1 if counts is None else counts[symbol]}\n" for symbol in (*symbols, *EXTRA_SYMBOLS))
+    write_text(path, "".join(lines))
 
 
 @dataclass

@@ -6,6 +6,7 @@ becomes two shifts every line behind it against its partner. So text is cut at `
 ``str.splitlines``), and whatever else could break a line is replaced by a space and counted.
 """
 
+import contextlib
 import gzip
 import json
 import os
@@ -97,6 +98,33 @@ def read_lines(path: str, counts: Optional[Counts] = None) -> Iterator[tuple[int
         raise PMLMError(f"{path}: the gzip file is damaged or cut off ({error})") from None
     except OSError as error:
         raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[str]:
+    """A temporary name beside *path*, with the same ending, that takes its place when the block ends well.
+
+    So a file is whole or not there at all, and an old one stays as it was until then.
+
+    Raises:
+        PMLMError: the system refuses to write (no such directory, no permission, disk full).
+    """
+    root, ending = os.path.splitext(os.fspath(path))
+    temporary = f"{root}.{os.getpid()}.tmp{ending}"
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise PMLMError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a UTF-8 file, whole or not at all; see :func:`replacing`."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as f:
+        f.write(text)
 
 
 def list_files(paths: Iterable[str]) -> list[str]:

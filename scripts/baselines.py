@@ -10,7 +10,6 @@ what a model reaches that has learned the style of summaries and ignores its sou
 
 import argparse
 import json
-import os
 import random
 import re
 import sys
@@ -23,6 +22,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
 from fairseq_pmlm.errors import PMLMError, install_excepthook
+from fairseq_pmlm.text import write_text
 
 
 def read_pairs(path):
@@ -168,15 +168,6 @@ def rouge(hypotheses, references):
     return tuple(100 * float(np.mean([s[name].fmeasure for s in scores])) for name in ("rouge1", "rougeL"))
 
 
-def write_lines(path, lines):
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text("".join(" ".join(line.split()) + "\n" for line in lines), encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument(
@@ -208,7 +199,7 @@ def main(argv=None):
     args.destdir.mkdir(parents=True, exist_ok=True)
     print(f"{'baseline':<10}{'ROUGE-1':>9}{'ROUGE-L':>9}   of {len(test):,} items, F1 in percent")
     for name, lines in answers.items():
-        write_lines(args.destdir / f"{name}.txt", lines)
+        write_text(args.destdir / f"{name}.txt", "".join(" ".join(line.split()) + "\n" for line in lines))
         one, longest = rouge(lines, references)
         print(f"{name:<10}{one:>9.2f}{longest:>9.2f}")
     print(f"the constant: {constant}")

@@ -18,6 +18,7 @@ import fairseq_pmlm  # noqa: F401
 from fairseq_pmlm.hypotheses import read_generate_output, read_segments
 from fairseq_pmlm.score_tokenizers import suggest_tokenizer
 from fairseq_pmlm.scoring import score_rouge
+from fairseq_pmlm.text import replacing, write_text
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -51,21 +52,16 @@ def main():
     report = [table(scores), "", scores["finetune"].signature, "", verdict(scores), ""]
     report += examples(sources, references, hypotheses)
     for name in ("finetune", "scratch", "shuffled"):
-        write(os.path.join(out, f"{name}.hyp.txt"), "\n".join(hypotheses[name]) + "\n")
+        write_text(os.path.join(out, f"{name}.hyp.txt"), "\n".join(hypotheses[name]) + "\n")
     draw_losses(out)
-    write(os.path.join(out, "report.txt"), "\n".join(report) + "\n")
+    write_text(os.path.join(out, "report.txt"), "\n".join(report) + "\n")
     values = {name: {m: vars_of(scores[name].values[m]) for m in METRICS} for name in SYSTEMS}
-    write(os.path.join(out, "scores.json"), json.dumps({"signature": scores["finetune"].signature, **values}, indent=1))
+    everything = {"signature": scores["finetune"].signature, **values}
+    write_text(os.path.join(out, "scores.json"), json.dumps(everything, indent=1))
 
 
 def vars_of(score):
     return {"mean": score.mean, "low": score.low, "high": score.high}
-
-
-def write(path, text):
-    with open(path + ".tmp", "w", encoding="utf-8") as f:
-        f.write(text)
-    os.replace(path + ".tmp", path)
 
 
 def table(scores):
@@ -138,8 +134,8 @@ def draw_losses(out):
         axes.legend(frameon=False)
         axes.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(os.path.join(out, "losses.tmp.png"), dpi=130)
-    os.replace(os.path.join(out, "losses.tmp.png"), os.path.join(out, "losses.png"))
+    with replacing(os.path.join(out, "losses.png")) as temporary:
+        figure.savefig(temporary, dpi=130)
 
 
 if __name__ == "__main__":

@@ -12,26 +12,11 @@ that fairseq prints (base 2).
 import argparse
 import json
 import math
-import os
 import re
 
-from fairseq_pmlm.errors import PMLMError, install_excepthook
+from fairseq_pmlm.errors import install_excepthook
 from fairseq_pmlm.hypotheses import read_generate
-from fairseq_pmlm.text import clean_line
-
-
-def write(path, lines):
-    """All or nothing."""
-    partial = f"{path}.{os.getpid()}.partial"
-    try:
-        with open(partial, "w", encoding="utf-8", newline="\n") as f:
-            f.writelines(f"{line}\n" for line in lines)
-        os.replace(partial, path)
-    except OSError as error:
-        raise PMLMError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+from fairseq_pmlm.text import clean_line, write_text
 
 
 def as_object(record):
@@ -58,9 +43,9 @@ def main(argv=None):
         parser.error("give --text FILE, --json FILE or both")
     records = read_generate(args.output)
     if args.text:
-        write(args.text, (clean_line(record.hypotheses[0][0]) for record in records))
+        write_text(args.text, "".join(f"{clean_line(record.hypotheses[0][0])}\n" for record in records))
     if args.json:
-        write(args.json, map(as_line, records))
+        write_text(args.json, "".join(f"{as_line(record)}\n" for record in records))
     empty = sum(not record.hypotheses[0][0].strip() for record in records)
     print(f"{len(records):,} inputs" + (f", {empty:,} of them with an empty hypothesis" if empty else ""))
 

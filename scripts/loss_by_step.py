@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.tasks.pmlm import PMLMTask
+from fairseq_pmlm.text import write_text
 
 GROUPS = [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 10**9)]  # first and last step
 
@@ -61,9 +62,7 @@ def main():
         print(f"{row['step']:>12} {row['tokens']:>9,} {row['ae']:>9.3f} {row['par']:>9.3f}")
     print(f"unigram entropy of the training text: {entropy:.3f} bits")
     if args.json:
-        with open(args.json + ".tmp", "w", encoding="utf-8") as f:
-            json.dump({"unigram_entropy": entropy, "steps": table}, f, indent=1)
-        os.replace(args.json + ".tmp", args.json)
+        write_text(args.json, json.dumps({"unigram_entropy": entropy, "steps": table}, indent=1))
 
 
 @torch.no_grad()

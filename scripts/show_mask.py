@@ -25,6 +25,7 @@ from fairseq_pmlm.bpe import PMLMSentencepiece
 from fairseq_pmlm.datasets import OBJECTIVES, PMLMDataset, TextBlocks
 from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.tasks.base import load_dictionary
+from fairseq_pmlm.text import replacing
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -155,11 +156,9 @@ def draw(slots, dictionary, title, out):
     )
     axes.set_title(f"{title}\n(numbers: position in the text; w: signed step, 0 for context)", fontsize=10, pad=12)
     figure.tight_layout(rect=(0, 0.04, 1, 1))
-    root, extension = os.path.splitext(out)
-    temporary = f"{root}.tmp{extension}"
-    figure.savefig(temporary, dpi=150)
+    with replacing(out) as temporary:
+        figure.savefig(temporary, dpi=150)
     plt.close(figure)
-    os.replace(temporary, out)
 
 
 def label(dictionary, token, position, step):

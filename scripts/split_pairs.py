@@ -13,7 +13,7 @@ import os
 
 import fairseq_pmlm  # noqa: F401
 from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.text import Counts, read_records, text_value
+from fairseq_pmlm.text import Counts, read_records, text_value, write_text
 
 
 def main():
@@ -46,9 +46,7 @@ def main():
     os.makedirs(args.destdir, exist_ok=True)
     for name, pairs in splits.items():
         path = os.path.join(args.destdir, f"pairs.{name}.jsonl")
-        with open(path + ".tmp", "w", encoding="utf-8") as f:
-            f.write("\n".join(pairs) + "\n")
-        os.replace(path + ".tmp", path)
+        write_text(path, "\n".join(pairs) + "\n")
         print(f"{path}: {len(pairs):,} pairs")
 
 

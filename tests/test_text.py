@@ -3,13 +3,24 @@
 import gzip
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.text import Counts, clean_line, list_files, read_documents, read_lines, read_records, text_value
+from fairseq_pmlm.text import (
+    Counts,
+    clean_line,
+    list_files,
+    read_documents,
+    read_lines,
+    read_records,
+    replacing,
+    text_value,
+    write_text,
+)
 
 BREAKS = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\t", "\x00", "\x1f"]
 
@@ -122,3 +133,26 @@ def test_text_value():
     for value, name in [(3, "a number"), (None, "null"), (True, "a truth value"), ({}, "an object")]:
         with pytest.raises(PMLMError, match=f"^here: not text, but {name}"):
             text_value(value, "here", counts)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "new \ud800")
+
+    def killed():
+        with replacing(path) as temporary:
+            Path(temporary).write_text("half")
+            assert temporary.endswith(".txt")  # matplotlib takes the format from the name
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(PMLMError, match=r"none/x\.txt: cannot be written: No such file or directory"):
+        write_text(tmp_path / "none" / "x.txt", "")
