@@ -57,3 +57,8 @@ def install_excepthook() -> None:
 def describe(error: BaseException) -> str:
     """The last line of *error*'s traceback, for a message that has to quote a foreign exception."""
     return traceback.format_exception_only(error)[-1].strip()
+
+
+def first_line(error: BaseException) -> str:
+    """The same, for foreign exceptions that go on for several lines."""
+    return describe(error).splitlines()[0]

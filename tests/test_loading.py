@@ -1,0 +1,209 @@
+"""fairseq_pmlm.loading: what a checkpoint may hold is loaded as it was, and nothing in it runs."""
+
+import argparse
+import collections
+import contextlib
+import os
+import pickle
+import re
+import shlex
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from fairseq.data import Dictionary
+from fairseq.distributed.utils import _TensorPlaceholder
+from fairseq.logging import meters
+from omegaconf import OmegaConf
+
+from fairseq_pmlm import loading
+from fairseq_pmlm.errors import PMLMError
+
+NUMBERS = [
+    np.float64(1.5),
+    np.float32(-2),
+    np.float16(0.5),
+    np.int64(-3),
+    np.uint8(7),
+    np.bool_(True),
+    np.complex64(1j),
+]
+
+
+@pytest.mark.parametrize("number", [*NUMBERS, np.array(258, ">i4")[()]], ids=lambda n: n.dtype.name)
+def test_numpy_scalars_keep_type_and_value(number, tmp_path):
+    for module in ("numpy._core", "numpy.core"):  # how numpy 2 and numpy 1 pickle
+        pickled = pickle.dumps(number, protocol=2).replace(b"numpy._core.", f"{module}.".encode())
+        loaded = load_pickle(pickled, tmp_path)
+        assert loaded == number
+        assert loaded.dtype == number.dtype
+
+
+def test_omegaconf_containers_load(tmp_path):
+    # what rank 0 broadcasts: the configuration as a container, with the model's options in it
+    tree = {"a": 1, "b": [1.5, "x", None, True, {"c": b"d"}], "ref": "${a}", "model": argparse.Namespace(arch="m")}
+    config = OmegaConf.create(tree, flags={"allow_objects": True})
+    OmegaConf.set_struct(config, True)
+    loaded = load_pickle(pickle.dumps(config, protocol=2), tmp_path)
+    assert OmegaConf.is_struct(loaded)
+    assert loaded == config
+    assert loaded.ref == 1
+    assert OmegaConf.to_container(loaded) == OmegaConf.to_container(config)
+
+
+def test_other_data_loads(tmp_path):
+    dictionary = Dictionary()
+    dictionary.add_symbol("word")
+    average = meters.AverageMeter(round=2)
+    average.update(3, 2)
+    data = {"state": dictionary, "n": collections.Counter(a=1), "size": torch.Size([2]), "p": _TensorPlaceholder(4)}
+    loaded = load_pickle(pickle.dumps(data, protocol=2), tmp_path)
+    assert loaded["state"] == dictionary
+    assert {k: v for k, v in loaded.items() if k != "state"} == {k: v for k, v in data.items() if k != "state"}
+    for module in (b"fairseq.meters", b"fairseq.logging.meters"):  # files from before 2020 have the first
+        pickled = pickle.dumps(average, protocol=2).replace(b"fairseq.logging.meters", module)
+        assert load_pickle(pickled, tmp_path).avg == 3
+
+
+class Call:
+    """Pickles as a call of *function*."""
+
+    def __init__(self, function, *args):
+        self.reduced = (function, args)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def load_pickle(pickled: bytes, tmp_path):
+    """Load a pickle as the content of a checkpoint."""
+    path = tmp_path / "model.pt"
+    torch.save({}, path)
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, pickled if name.endswith("data.pkl") else content)
+    with path.open("rb") as file:
+        return loading.torch_load(file, map_location="cpu")
+
+
+def call_by_name(function: str, argument: str = "touch x") -> bytes:
+    module, name = function.rsplit(".", 1)
+    return b"\x80\x02c" + f"{module}\n{name}\n".encode() + pickle.dumps(argument, 2)[2:-1] + b"\x85R."
+
+
+GADGETS = shlex.split("""
+    os.system posix.system subprocess.Popen builtins.eval builtins.exec builtins.getattr builtins.__import__
+    builtins.open builtins.map builtins.type builtins.object operator.attrgetter operator.methodcaller
+    operator.getitem _operator.getitem functools.partial functools.reduce importlib.import_module pickle.loads
+    codecs.decode enum.Enum torch.load torch.hub.load torch.jit.load numpy.load numpy.fromfile
+    numpy._core.multiarray._reconstruct copyreg._reconstructor fairseq.utils.eval_str_list
+    fairseq.utils.import_user_module fairseq.dataclass.constants.ChoiceEnum
+    fairseq.logging.meters.MetersDict._DerivedMeter omegaconf.OmegaConf.load omegaconf.resolvers.oc.env
+    typing.get_type_hints typing.ForwardRef pathlib.PosixPath hydra.utils.instantiate
+""")
+
+
+@pytest.mark.parametrize("function", GADGETS)
+def test_calls_in_a_checkpoint_are_refused_by_name(function, tmp_path):
+    with pytest.raises(PMLMError) as error:
+        load_pickle(call_by_name(function), tmp_path)
+    assert f"holds {function}," in str(error.value)
+    assert str(tmp_path / "model.pt") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("forced", ["", "1"], ids=["", "torch told to execute"])
+def test_malicious_checkpoint_executes_nothing(zipped, forced, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", forced)
+    proof, path = tmp_path / "executed", tmp_path / "model.pt"
+    attack = Call(os.system, f"touch {proof}")
+    torch.save({"model": attack, "cfg": None}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(PMLMError, match=r"model\.pt holds posix\.system, .* could run code"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    assert not proof.exists()
+    # the attack is real: this is what weights_only=False does
+    torch.load(path, weights_only=False)
+    assert proof.exists()
+
+
+class Canary:
+    """Tells when it is called. If nothing calls this, nothing calls what a checkpoint can hold instead."""
+
+    called = False
+
+    def __call__(self, *args, **kwargs):
+        Canary.called = True
+
+
+@pytest.mark.parametrize("name", sorted(loading.allowed_types()))
+def test_allowed_types_are_data(name):
+    """Whatever its arguments and state: no allowed type calls what it is given, evaluates, runs or opens anything."""
+    kind = loading.allowed_types()[name]
+    canary, code, Canary.called = Canary(), "__import__('os').system('touch x')", False
+    values = [
+        canary,
+        os.system,
+        code,
+        "${oc.env:HOME}",
+        {"_target_": "os.system", "a": code},
+        [canary],
+        argparse.Namespace,
+    ]
+    states = [{"a": canary}, {"__class__": Canary}, {"__setstate__": canary}, {"_metadata": canary}, (3, canary, code)]
+    ran = []
+
+    def audit(event, args):  # an audit hook cannot be removed again
+        if listening and event in ("exec", "compile", "open", "os.system", "subprocess.Popen", "socket.connect"):
+            ran.append((event, args))
+
+    listening = False
+    sys.addaudithook(audit)
+    for arguments in [(), *((a,) for a in values), *((a, b) for a in values for b in values), (canary,) * 4]:
+        for state in states:
+            with contextlib.suppress(Exception):  # refusing is fine
+                listening = True
+                made = kind(*arguments)
+                # how torch's unpickler sets a state
+                if hasattr(made, "__setstate__"):
+                    made.__setstate__(state)
+                elif isinstance(state, dict):
+                    made.__dict__.update(state)
+                    for key, value in state.items():
+                        setattr(made, key, value)
+            listening = False
+    assert not Canary.called
+    assert ran == []
+
+
+def test_dtype_stand_in_takes_numbers_only(tmp_path):
+    for code in ("O8", "O", "V8", "f8,O", "S5", "M8[s]", "object"):
+        with pytest.raises(PMLMError, match=re.escape(f"holds numpy.dtype({code!r})")):
+            load_pickle(pickle.dumps(Call(np.dtype, code), 2), tmp_path)
+    scalar = np.float64(1).__reduce__()[0]
+    for data in (b"", b"1234567", b"123456789", "12345678"):  # not the size of a float64
+        with pytest.raises(PMLMError, match="not the bytes of one number"):
+            load_pickle(pickle.dumps(Call(scalar, np.dtype("f8"), data), 2), tmp_path)
+
+
+class Unknown:
+    pass
+
+
+def test_unknown_type_is_named_and_can_be_allowed(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"extra_state": {"mine": Unknown()}}, path)
+    with pytest.raises(PMLMError, match=rf"checkpoint {path} holds {__name__}\.Unknown, .* not loaded") as error:
+        checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    assert "\n" not in str(error.value)
+    before = torch.serialization.get_safe_globals()
+    mine = [Unknown, (argparse.Namespace, "argparse.Namespace")]  # the second is on our list as well
+    with torch.serialization.safe_globals(mine):
+        assert isinstance(loading.torch_load(path)["extra_state"]["mine"], Unknown)
+        # nothing of ours stays, and nothing of the user's goes
+        assert set(torch.serialization.get_safe_globals()) == {*before, *mine}
