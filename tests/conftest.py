@@ -1,4 +1,5 @@
-"""Makes ``reference``, ``golden`` and the scripts importable; imports the extension as --user-dir does."""
+"""Makes the helpers and the scripts importable, imports the extension as --user-dir does; one pre-trained and two
+fine-tuned models for all tests of fairseq's commands."""
 
 import sys
 from pathlib import Path
@@ -6,4 +7,73 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "scripts")]
 
+import pytest  # noqa: E402
+from commands import WORDS, command, finetune, pretrain, sentences  # noqa: E402
+
 import fairseq_pmlm  # noqa: E402, F401
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory):
+    """Binarized text and pairs: 37 test pairs, which no batch multiple divides."""
+    path = tmp_path_factory.mktemp("contract")
+    (path / "dict.txt").write_text("".join(f"{w} 1\n" for w in [*WORDS, "<mask>", "<pseudo>"]))
+    for split, count in (("train", 300), ("valid", 37)):
+        lines = list(sentences(count, len(split)))
+        (path / f"{split}.txt").write_text(
+            "\n".join(x for i, line in enumerate(lines) for x in ([line, ""] if i % 7 == 6 else [line])) + "\n"
+        )
+    for split, count in (("train", 200), ("valid", 37), ("test", 37)):
+        source = list(sentences(count, 10 + len(split) + len(split[0])))
+        (path / f"p.{split}.src").write_text("\n".join(source) + "\n")
+        (path / f"p.{split}.tgt").write_text("\n".join(" ".join(line.split()[:5]) for line in source) + "\n")
+    command(
+        "preprocess",
+        "--only-source",
+        "--srcdict",
+        path / "dict.txt",
+        "--trainpref",
+        path / "train.txt",
+        "--validpref",
+        path / "valid.txt",
+        "--destdir",
+        path / "text",
+    )
+    command(
+        "preprocess",
+        "-s",
+        "src",
+        "-t",
+        "tgt",
+        "--srcdict",
+        path / "dict.txt",
+        "--tgtdict",
+        path / "dict.txt",
+        "--trainpref",
+        path / "p.train",
+        "--validpref",
+        path / "p.valid",
+        "--testpref",
+        path / "p.test",
+        "--destdir",
+        path / "pairs",
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def pretrained(work):
+    done = pretrain(work, work / "pretrained")
+    return work / "pretrained" / "checkpoint_last.pt", done.stdout
+
+
+@pytest.fixture(scope="session")
+def finetuned(work, pretrained):
+    finetune(work, work / "finetuned", "--finetune-from-model", pretrained[0])
+    return work / "finetuned" / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="session")
+def other(work, pretrained):
+    finetune(work, work / "other", "--finetune-from-model", pretrained[0], "--seed", 5, updates=20)
+    return work / "other" / "checkpoint_last.pt"
