@@ -3,6 +3,10 @@
 A step of incremental decoding feeds the token that was chosen last, whose keys and values are kept, and one [P] at the
 place to be predicted, whose keys and values are dropped; the first step feeds only [P]. All of it is the visibility
 rule of :mod:`fairseq_pmlm.layout` with the source as context (w = 0) and target token t at step w = +t.
+
+The beams of a sentence are alternative continuations of the same slots. So the slots of a sentence, its source and the
+targets of all its beams, lie side by side in one :class:`Cache` and do not move; a mask says which of them a beam
+descends from. Reordering the beams reorders that mask, and attention is one product for all beams of a sentence.
 """
 
 import math
@@ -67,91 +71,130 @@ def seq2seq_slots(
     }
 
 
-class SourceEncoder:
-    """What fairseq's generator calls the encoder: keys and values of the source in every layer of the backbone.
+class Cache:
+    """Keys and values of a batch of sentences in every layer, written in place: the source, then the target's slots.
 
-    They are held once for each sentence. ``rows`` says which sentence a row of the search (one beam of it) belongs to;
-    reordering the beams of a sentence therefore costs nothing here.
+    Args:
+        padding: bool (sentences, source), True at <pad>.
+        lengths: int64 (sentences,), of the sources.
+
+    Attributes:
+        keys, values: for each layer (sentences, heads, capacity, dim / heads), of which ``used`` slots are filled.
+        seen: bool (sentences, beams, used), the slots that each beam descends from.
+        positions: int64 (sentences, used), the places that the slots stand for.
+        known: tokens of each target that are here.
     """
+
+    ROOM = 64  # slots, at first, for the targets of a sentence
+
+    def __init__(self, padding: Tensor, lengths: Tensor):
+        self.lengths = lengths
+        self.source = self.used = padding.size(1)
+        self.seen = ~padding[:, None]
+        self.positions = torch.arange(self.source, device=padding.device).expand_as(padding)
+        self.known = 0
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def add_layer(self, keys: Tensor, values: Tensor) -> None:
+        """Hold the source's *keys* and *values* (sentences, heads, source, dim / heads) in one more layer."""
+        for held, new in ((self.keys, keys), (self.values, values)):
+            held.append(new.new_empty(*new.shape[:2], self.source + self.ROOM, new.size(3)))
+            held[-1][:, :, : self.source] = new
+
+    def forget_targets(self) -> None:
+        """Start anew with the source alone."""
+        self.used, self.known = self.source, 0
+        self.seen, self.positions = self.seen[:, :, : self.source], self.positions[:, : self.source]
+
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write *keys* and *values* (sentences, heads, new, dim / heads) behind the ``used`` slots; return all."""
+        end = self.used + keys.size(2)
+        self.keys[layer][:, :, self.used : end] = keys
+        self.values[layer][:, :, self.used : end] = values
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def keep(self, tokens: int, positions: Tensor) -> None:
+        """Of the slots just written, keep those of the first *tokens* tokens of each beam.
+
+        They lie token by token, and within a token beam by beam; *positions* is int64 (sentences, their number).
+        """
+        beams = self.seen.size(1)
+        own = torch.eye(beams, dtype=torch.bool, device=self.seen.device).repeat(1, tokens)
+        self.seen = torch.cat([self.seen, own.expand(len(self.seen), -1, -1)], dim=2)
+        self.positions = torch.cat([self.positions, positions], dim=1)
+        self.used += tokens * beams
+        self.known += tokens
+
+    def make_room(self, new: int) -> None:
+        """See to it that *new* more slots fit: drop target slots that no beam descends from; grow where many are left.
+
+        Beams soon share most of their past, so few slots of a long output are alive: about one a token.
+        """
+        capacity = self.keys[0].size(2)
+        if self.used + new <= capacity:
+            return
+        alive = self.seen[:, :, self.source :].any(1)
+        count = int(alive.sum(1).max())
+        order = alive.long().argsort(dim=1, descending=True, stable=True)[:, :count] + self.source
+        if 2 * (count + new) > capacity - self.source:
+            capacity = self.source + 4 * (count + new)
+        places = order[:, None, :, None]
+        for held in (self.keys, self.values):
+            for layer, slots in enumerate(held):
+                kept = slots.gather(2, places.expand(-1, slots.size(1), -1, slots.size(3)))
+                if capacity > slots.size(2):
+                    held[layer] = slots.new_empty(*slots.shape[:2], capacity, slots.size(3))
+                    held[layer][:, :, : self.source] = slots[:, :, : self.source]
+                held[layer][:, :, self.source : self.source + count] = kept
+        order = torch.cat([torch.arange(self.source, device=order.device).expand(len(order), -1), order], dim=1)
+        self.seen = self.seen.gather(2, order[:, None].expand(-1, self.seen.size(1), -1))
+        self.positions = self.positions.gather(1, order)
+        self.used = self.source + count
+
+    def reorder(self, new_order: Tensor) -> None:
+        """Keep the beams *new_order*, int64 (rows,), rows = sentences x beams, and the sentences that they belong to.
+
+        Rows of a sentence stay side by side and equally many, as they do in fairseq's search.
+        """
+        sentences, beams, used = self.seen.shape
+        kept = torch.unique_consecutive(new_order.div(beams, rounding_mode="floor"))
+        self.seen = self.seen.flatten(0, 1)[new_order].view(len(kept), -1, used)
+        if len(kept) < sentences:
+            self.lengths, self.positions = self.lengths[kept], self.positions[kept]
+            for held in (self.keys, self.values):
+                for layer, slots in enumerate(held):
+                    held[layer] = slots[kept]
+
+
+class SourceEncoder:
+    """What fairseq's generator calls the encoder: keys and values of the source in every layer of the backbone."""
 
     def __init__(self, model):
         self.model = model
 
-    def forward_torchscript(self, net_input: dict[str, Tensor]) -> dict[str, list[Tensor]]:
-        """Encode ``src_tokens`` (batch, source) of ``src_lengths`` (batch,).
-
-        Returns:
-            ``keys`` and ``values``, each a list with (batch, heads, source, dim / heads) per layer; ``padding``, [bool
-            (batch, source)]; ``lengths``, [int64 (batch,)]; ``rows``, [int64 (rows,)], rows of the same sentence side
-            by side and equally many for each; at first one.
-        """
+    def forward_torchscript(self, net_input: dict[str, Tensor]) -> Cache:
+        """Encode ``src_tokens`` int64 (batch, source) of ``src_lengths`` int64 (batch,)."""
         tokens = net_input["src_tokens"]
         backbone = self.model.backbone
         padding = tokens.eq(backbone.padding_idx)
-        positions = torch.arange(tokens.size(1), device=tokens.device).expand_as(tokens)
-        x = backbone.embed(tokens, positions, torch.full_like(tokens, SOURCE_SEGMENT))
-        seen = visibility(padding, positions, torch.zeros_like(positions), tokens.size(1), backbone.relative_bias)
-        keys, values = [], []
+        cache = Cache(padding, net_input["src_lengths"])
+        x = backbone.embed(tokens, cache.positions, torch.full_like(tokens, SOURCE_SEGMENT))
+        steps = torch.zeros_like(tokens)
+        seen = visibility(padding, cache.positions, steps, tokens.size(1), backbone.relative_bias)
         for i, layer in enumerate(backbone.layers):
-            k, v = (part.contiguous() for part in layer.self_attn.keys_values(x))  # every step will multiply them
-            keys.append(k)
-            values.append(v)
+            attention = layer.self_attn
+            k, v = attention.keys_values(x)
+            cache.add_layer(k, v)
             if i < len(backbone.layers) - 1:  # nobody looks at what the last layer says of the source
-                attended = layer.self_attn.attend(layer.self_attn.queries(x), k, v, seen.context)
-                x = layer.feed_forward(x, layer.self_attn.out_proj(attended))
-        return {
-            "keys": keys,
-            "values": values,
-            "padding": [padding],
-            "lengths": [net_input["src_lengths"]],
-            "rows": [torch.arange(len(tokens), device=tokens.device)],
-        }
+                attended = attention.attend(attention.queries(x), k, v, seen.context)
+                x = layer.feed_forward(x, attention.out_proj(attended))
+        return cache
 
-    def reorder_encoder_out(self, encoder_out: dict[str, list[Tensor]], new_order: Tensor) -> dict[str, list[Tensor]]:
-        """The sentences that rows *new_order*, int64 (new rows,), belong to; those that no row needs any more are gone.
-
-        Rows of a sentence must stay side by side and equally many, as they do in fairseq's search.
-        """
-        sentences, rows = torch.unique_consecutive(encoder_out["rows"][0][new_order], return_inverse=True)
-        if len(sentences) < len(encoder_out["lengths"][0]):
-            encoder_out = {
-                name: [x.index_select(0, sentences) for x in part]
-                for name, part in encoder_out.items()
-                if name != "rows"
-            }
-        return {**encoder_out, "rows": [rows]}
-
-
-class TargetCache:
-    """Keys and values of the target tokens chosen so far, in every layer; written in place.
-
-    Args:
-        layers: number of layers.
-        rows: beams of all sentences.
-        like: a tensor of the dtype and on the device wanted, whose last dimension is the width of the model.
-    """
-
-    def __init__(self, layers: int, rows: int, like: Tensor):
-        self.known = 0  # tokens that are here to stay
-        # time before rows: a step writes one block for all rows
-        self.tensor = like.new_empty(2 * layers, 16, rows, like.size(-1))
-
-    def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put *keys* and *values* (new, rows, dim) behind the known ones; return both with them, (step, rows, dim)."""
-        end = self.known + len(keys)
-        while end > self.tensor.size(1):  # twice the room, now and then
-            self.tensor = torch.cat([self.tensor, torch.empty_like(self.tensor)], dim=1)
-        self.tensor[2 * layer, self.known : end] = keys
-        self.tensor[2 * layer + 1, self.known : end] = values
-        return self.tensor[2 * layer, :end], self.tensor[2 * layer + 1, :end]
-
-    def reorder(self, new_order: Tensor) -> None:
-        """Keep rows *new_order*, int64 (new rows,)."""
-        if torch.equal(new_order, torch.arange(self.tensor.size(2), device=new_order.device)):
-            return  # greedy search, mostly
-        kept = self.tensor.new_empty(*self.tensor.shape[:2], len(new_order), self.tensor.size(3))
-        kept[:, : self.known] = self.tensor[:, : self.known].index_select(2, new_order)
-        self.tensor = kept
+    def reorder_encoder_out(self, encoder_out: Cache, new_order: Tensor) -> Cache:
+        """Keep the beams *new_order*, int64 (rows,), in place: of sources and of targets."""
+        encoder_out.reorder(new_order)
+        return encoder_out
 
 
 class IncrementalDecoder(FairseqIncrementalDecoder):
@@ -166,114 +209,65 @@ class IncrementalDecoder(FairseqIncrementalDecoder):
 
         Args:
             prev_output_tokens: int64 (rows, step), ``</s>`` (or any start symbol, it is not looked at) and the tokens
-                chosen so far.
-            encoder_out: what :class:`SourceEncoder` returned.
-            incremental_state: dictionary that keeps the cache between the steps.
+                chosen so far; rows = sentences x beams.
+            encoder_out: the :class:`Cache` that :class:`SourceEncoder` returned; the target's slots are put there.
+            incremental_state: dictionary that remembers between the steps whose targets are in the cache. With
+                another one, or with none, the targets start anew.
 
         Returns:
             a tuple: logits (rows, 1, types), and None.
         """
-        backbone = self.model.backbone
-        rows, step = prev_output_tokens.shape
+        backbone, cache = self.model.backbone, encoder_out
         state = incremental_state if incremental_state is not None else {}
-        if CACHE not in state:
-            state[CACHE] = TargetCache(len(backbone.layers), rows, backbone.embed_tokens.weight)
-        cache = state[CACHE]
-        known = cache.known
-        # the tokens that the cache does not know, and [P] at the place to be predicted: (new, rows)
-        tokens = prev_output_tokens[:, 1 + known :].t()
-        tokens = torch.cat([tokens, tokens.new_full((1, rows), self.model.pseudo_index)])
-        order = torch.arange(1, step + 1, device=tokens.device)
-        lengths = encoder_out["lengths"][0]
-        positions = order[known:, None] - 1 + lengths[encoder_out["rows"][0]]
+        if state.get(CACHE) is not cache:
+            cache.forget_targets()
+            state[CACHE] = cache
+        rows, step = prev_output_tokens.shape
+        sentences, beams, _ = cache.seen.shape
+        # the tokens that the cache does not know, and [P] at the place to be predicted
+        tokens = prev_output_tokens[:, 1 + cache.known :]
+        tokens = torch.cat([tokens, tokens.new_full((rows, 1), self.model.pseudo_index)], dim=1)
+        new = tokens.size(1)
+        # (sentences, new x beams), token by token: so the slots of [P], which go again, are the last
+        tokens = tokens.view(sentences, beams, new).transpose(1, 2).flatten(1)
+        order = torch.arange(cache.known + 1, step + 1, device=tokens.device)
+        positions = cache.lengths[:, None] + order.repeat_interleave(beams) - 1
+        cache.make_room(new * beams)
         x = backbone.embed(tokens, positions, torch.full_like(tokens, TARGET_SEGMENT))
-        scores = self.scores_to_add(encoder_out, order, known, x.dtype)
+        mask = self.mask(cache, torch.cat([order[:-1], -order[-1:]]), positions)
         for i, layer in enumerate(backbone.layers):
             attention = layer.self_attn
             if i < len(backbone.layers) - 1:
-                q, k, v = attention.qkv_proj(x).chunk(3, dim=-1)
+                q, k, v = (attention.split_heads(part) for part in attention.qkv_proj(x).chunk(3, dim=-1))
             else:  # of the last layer, only [P] has an output that anybody looks at
-                q, (k, v) = attention.project_queries(x[-1:]), attention.project_keys_values(x)
-                x, scores = x[-1:], scores[..., -1:, :]
-            keys, values = cache.put(i, k, v)
-            attended = attend(
-                q, keys, values, encoder_out["keys"][i], encoder_out["values"][i], scores, attention.heads
-            )
-            x = layer.feed_forward(x, attention.out_proj(attended))
-        cache.known = step - 1  # all but [P] stay
-        return self.model.output_layer(x[-1][:, None]), None
+                k, v = attention.keys_values(x)
+                x, mask = x[:, -beams:], mask[:, :, -beams:]
+                q = attention.queries(x)
+            x = layer.feed_forward(x, attention.out_proj(attention.attend(q, *cache.put(i, k, v), mask)))
+        cache.keep(new - 1, positions[:, :-beams])
+        return self.model.output_layer(x.reshape(rows, 1, -1)), None
 
-    def scores_to_add(self, encoder_out, order: Tensor, known: int, dtype) -> Tensor:
-        """The visibility rule and the relative position bias for the new slots of one step.
+    def mask(self, cache: Cache, steps: Tensor, positions: Tensor) -> Tensor:
+        """The visibility rule, and the relative position bias, for the new slots.
 
         Args:
-            encoder_out: what :class:`SourceEncoder` returned.
-            order: int64 (step,), 1 .. step; the last is the place to be predicted.
-            known: how many target tokens the cache holds.
-            dtype: of the result.
+            cache: what is there.
+            steps: int64 (new,), signed steps of the new slots of each beam.
+            positions: int64 (sentences, new x beams).
 
         Returns:
-            (sentences, heads or 1, 1, new, source + step), to be added to the scores; -inf where nothing is seen.
+            (sentences, 1, new x beams, used + new x beams), True where a slot is seen; or, with a bias, (sentences,
+            heads, ...), scores to add.
         """
+        sentences, beams, _ = cache.seen.shape
+        own = torch.eye(beams, dtype=torch.bool, device=steps.device)
+        rule = (visible(steps, steps)[:, None, :, None] & own[:, None]).flatten(2).flatten(0, 1)
+        seen = torch.cat([cache.seen.repeat(1, len(steps), 1), rule.expand(sentences, -1, -1)], dim=2)[:, None]
         bias = self.model.backbone.relative_bias
-        padding, lengths = encoder_out["padding"][0], encoder_out["lengths"][0]
-        sentences, source = padding.shape
-        steps = torch.cat([order[:-1], -order[-1:]])
-        seen = visible(steps[known:], steps).expand(sentences, -1, -1)
-        seen = torch.cat([~padding[:, None].expand(-1, seen.size(1), -1), seen], dim=2)
-        scores = torch.zeros(seen[:, None].shape, dtype=dtype, device=order.device)
-        if bias is not None:
-            places = lengths[:, None] + order - 1
-            context = torch.arange(source, device=order.device).expand(sentences, -1)
-            scores = bias(places[:, known:], torch.cat([context, places], dim=1))
-        return scores.masked_fill(~seen[:, None], -math.inf)[:, :, None]
-
-    def reorder_incremental_state_scripting(self, incremental_state, new_order: Tensor) -> None:
-        """Keep rows *new_order*, int64 (new rows,), of the cache."""
-        if CACHE in incremental_state:
-            incremental_state[CACHE].reorder(new_order)
+        if bias is None:
+            return seen
+        return bias(positions, torch.cat([cache.positions, positions], dim=1)).masked_fill(~seen, -math.inf)
 
     def max_positions(self):
         """Longest target, in tokens with </s>."""
         return self.model.max_decoder_positions()
-
-
-def attend(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    source_keys: Tensor,
-    source_values: Tensor,
-    scores: Tensor,
-    heads: int,
-) -> Tensor:
-    """Attention of new target slots over their sentence's source, which all beams share, and their own beam's target.
-
-    Args:
-        queries: (new, rows, dim), rows = sentences x beams.
-        keys, values: (step, rows, dim), of the target.
-        source_keys, source_values: (sentences, heads, source, dim / heads).
-        scores: (sentences, heads or 1, 1, new, source + step), to be added to the scores.
-        heads: attention heads.
-
-    Returns:
-        (new, rows, dim)
-    """
-    sentences, _, source, width = source_keys.shape
-    new, rows, dim = queries.shape
-    step, beams = len(keys), rows // sentences
-    # No copy of keys and values: their strides fit batched products as they are. What is permuted is small.
-    queries = (queries * width**-0.5).view(new, rows * heads, width).transpose(0, 1)
-    over_target = queries @ keys.view(step, rows * heads, width).permute(1, 2, 0)
-    over_target = over_target.view(sentences, beams, heads, new, step).transpose(1, 2)
-    queries = queries.reshape(sentences, beams, heads, new, width).transpose(1, 2)
-    over_source = queries.reshape(sentences, heads, beams * new, width) @ source_keys.transpose(2, 3)
-    # (sentences, heads, beams, new, source + step)
-    weights = torch.cat([over_source.view(sentences, heads, beams, new, source), over_target], dim=4) + scores
-    weights = weights.softmax(dim=4, dtype=torch.promote_types(weights.dtype, torch.float32)).to(queries.dtype)
-    on_source = weights[..., :source].reshape(sentences, heads, beams * new, source)
-    on_target = weights[..., source:].transpose(1, 2).reshape(rows * heads, new, step)
-    from_source = (on_source @ source_values).view(sentences, heads, beams, new, width).transpose(1, 2)
-    from_target = on_target @ values.view(step, rows * heads, width).transpose(0, 1)
-    attended = from_target.view(sentences, beams, heads, new, width) + from_source
-    return attended.permute(3, 0, 1, 2, 4).reshape(new, rows, dim)

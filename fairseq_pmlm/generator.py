@@ -9,10 +9,12 @@ import math
 from typing import Optional
 
 import torch
+from fairseq import search
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
 from .errors import PMLMError
+from .search import BeamSearch
 
 LENGTH_PENALTIES = ["fairseq", "wu"]
 EARLY_STOPS = ["fairseq", "exact", "never"]
@@ -116,6 +118,8 @@ class Generator(SequenceGenerator):
         **options,
     ):
         super().__init__(models, tgt_dict, **options)
+        if type(self.search) is search.BeamSearch:
+            self.search = BeamSearch(tgt_dict)
         self.length_penalty_type = str(length_penalty_type)
         self.early_stop = str(early_stop)
         self.ngram_size = no_repeat_ngram_size
@@ -162,18 +166,21 @@ class Generator(SequenceGenerator):
             return scores / ((5 + length) / 6) ** self.len_penalty
         return scores / length**self.len_penalty
 
-    def restrict(self, lprobs: Tensor, tokens: Tensor, step: int, limits: Tensor, prefix: Optional[Tensor]) -> Tensor:
+    def restrict(
+        self, lprobs: Tensor, tokens: Tensor, step: int, limits: Optional[Tensor], prefix: Optional[Tensor]
+    ) -> Tensor:
         """Rule out what must not come next: -inf in *lprobs*, in place. Nothing is normalized again.
 
         Args:
             lprobs: (rows, types).
             tokens: int64 (rows, step + 1), the start symbol and what was chosen.
             step: number of tokens chosen.
-            limits: int64 (rows,), the longest target, in tokens without </s>.
+            limits: int64 (rows,), the longest target, in tokens without </s>; or None where none is reached yet.
             prefix: int64 (rows,), what has to come next, <pad> where that is open; or None.
         """
+        at_end = None if limits is None else limits <= step
         if prefix is not None:
-            prefix = prefix.masked_fill(limits <= step, self.pad)[:, None]
+            prefix = prefix[:, None] if at_end is None else prefix.masked_fill(at_end, self.pad)[:, None]
             forced = lprobs.gather(1, prefix)
         lprobs[:, self.pad] = -math.inf
         if self.unk_penalty:
@@ -182,12 +189,12 @@ class Generator(SequenceGenerator):
             lprobs.index_fill_(1, self.token_indices_to_suppress, -math.inf)
         if self.ngram_size:
             self.block_ngrams(lprobs, tokens[:, 1:])
-        at_end = limits <= step
         if step < self.min_len:
-            lprobs[:, self.eos].masked_fill_(~at_end, -math.inf)
-        eos = lprobs[:, self.eos].clone()
-        lprobs.masked_fill_(at_end[:, None], -math.inf)
-        lprobs[:, self.eos] = eos
+            lprobs[slice(None) if at_end is None else ~at_end, self.eos] = -math.inf
+        if at_end is not None:
+            eos = lprobs[:, self.eos].clone()
+            lprobs.masked_fill_(at_end[:, None], -math.inf)
+            lprobs[:, self.eos] = eos
         if prefix is not None:
             lprobs.masked_fill_(prefix.ne(self.pad), -math.inf)
             lprobs.scatter_(1, prefix, torch.where(prefix.ne(self.pad), forced, lprobs.gather(1, prefix)))
@@ -203,9 +210,8 @@ class Generator(SequenceGenerator):
         for index in self.ngram_ignore:
             repeats &= ~seen.eq(index).any(2)
         # one type may end several n-grams: it is out if one of them repeats
-        penalty = torch.zeros_like(repeats, dtype=lprobs.dtype).masked_fill(repeats, -math.inf)
-        out = torch.zeros_like(lprobs).scatter_reduce_(1, seen[:, :, -1], penalty, "amin")
-        lprobs += out
+        most = torch.full_like(repeats, math.inf, dtype=lprobs.dtype).masked_fill(repeats, -math.inf)
+        lprobs.scatter_reduce_(1, seen[:, :, -1], most, "amin")
 
     def _generate(
         self,
@@ -241,11 +247,11 @@ class Generator(SequenceGenerator):
         if self.token_indices_to_suppress is not None:
             self.token_indices_to_suppress = self.token_indices_to_suppress.to(device)
         limits = self.length_limits(src_lengths)
-        longest = int(limits.max())
+        shortest, longest = limits.aminmax()
+        shortest, longest = int(shortest), int(longest)
 
         encoder_outs = self.model.forward_encoder(sample["net_input"])
         rows = torch.arange(sentences, device=device).repeat_interleave(beam)
-        encoder_outs = self.model.reorder_encoder_out(encoder_outs, rows)
         states = [{} for _ in range(self.model.models_size)]
         tokens = src_tokens.new_full((sentences * beam, longest + 2), self.pad)
         tokens[:, 0] = self.eos if bos_token is None else bos_token
@@ -255,15 +261,21 @@ class Generator(SequenceGenerator):
         active = torch.arange(sentences, device=device)  # sentences that are still searched
         idle = torch.zeros(sentences, beam, dtype=torch.bool, device=device)  # beams of theirs that have ended
         for step in range(longest + 1):
-            lprobs, _ = self.model.forward_decoder(tokens[:, : step + 1], encoder_outs, states, self.temperature)
+            if step == 0:  # all beams are alike: once for each sentence
+                lprobs, _ = self.model.forward_decoder(tokens[::beam, :1], encoder_outs, states, self.temperature)
+                lprobs = lprobs.repeat_interleave(beam, dim=0)
+                self.model.reorder_incremental_state(states, rows)
+                encoder_outs = self.model.reorder_encoder_out(encoder_outs, rows)
+            else:
+                lprobs, _ = self.model.forward_decoder(tokens[:, : step + 1], encoder_outs, states, self.temperature)
             if self.lm_model is not None:
                 said = self.lm_model.get_normalized_probs(self.lm_model(tokens[:, : step + 1]), log_probs=True)
                 lprobs = lprobs + self.lm_weight * said[:, -1]
             prefix = None
             if prefix_tokens is not None and step < prefix_tokens.size(1):
                 prefix = prefix_tokens[active, step].repeat_interleave(beam)
-            row_limits = limits[active].repeat_interleave(beam)
-            if lprobs.isnan().any():
+            row_limits = limits[active].repeat_interleave(beam) if step >= shortest else None
+            if lprobs[:, self.eos].isnan().any():  # softmax spreads it to all types
                 raise PMLMError("the model's outputs are not numbers (NaN); was its training stable?")
             lprobs = self.restrict(lprobs, tokens[:, : step + 1], step, row_limits, prefix)
 
