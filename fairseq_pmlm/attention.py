@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layout import visible
+from .linear import PackableLinear
 
 
 class RelativePositionBias(nn.Module):
@@ -128,31 +129,27 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.qkv_proj = nn.Linear(dim, 3 * dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.qkv_proj = PackableLinear(dim, 3 * dim)
+        self.out_proj = PackableLinear(dim, dim)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(batch, slots, dim) -> (batch, heads, slots, dim / heads)"""
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-    def project_queries(self, x: Tensor) -> Tensor:
-        """Queries of the slots *x* (..., dim) -> (..., dim)."""
-        dim = x.size(-1)
-        return F.linear(x, self.qkv_proj.weight[:dim], self.qkv_proj.bias[:dim])
-
-    def project_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the slots *x* (..., dim) -> (..., dim) each."""
-        dim = x.size(-1)
-        return F.linear(x, self.qkv_proj.weight[dim:], self.qkv_proj.bias[dim:]).chunk(2, dim=-1)
-
     def queries(self, x: Tensor) -> Tensor:
         """Queries of the slots *x* (batch, slots, dim), split into heads."""
-        return self.split_heads(self.project_queries(x))
+        return self.split_heads(self.qkv_proj(x, outputs=slice(0, x.size(-1))))
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the slots *x* (batch, slots, dim), split into heads."""
-        keys, values = self.project_keys_values(x)
+        dim = x.size(-1)
+        keys, values = self.qkv_proj(x, outputs=slice(dim, 3 * dim)).chunk(2, dim=-1)
         return self.split_heads(keys), self.split_heads(values)
+
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the slots *x* (batch, slots, dim), split into heads."""
+        queries, keys, values = self.qkv_proj(x).chunk(3, dim=-1)
+        return self.split_heads(queries), self.split_heads(keys), self.split_heads(values)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Optional[Tensor]) -> Tensor:
         """Attention of *queries* over *keys*, all (batch, heads, ., dim / heads) -> (batch, queries, dim)."""
@@ -183,7 +180,7 @@ class SelfAttention(nn.Module):
         """
         c = context_length
         if queries is None:
-            q, k, v = (self.split_heads(part) for part in self.qkv_proj(x).chunk(3, dim=-1))
+            q, k, v = self.queries_keys_values(x)
             split, masks = c, seen
         else:
             k, v = self.keys_values(x)

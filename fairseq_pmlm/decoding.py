@@ -184,11 +184,12 @@ class SourceEncoder:
         seen = visibility(padding, cache.positions, steps, tokens.size(1), backbone.relative_bias)
         for i, layer in enumerate(backbone.layers):
             attention = layer.self_attn
-            k, v = attention.keys_values(x)
+            if i == len(backbone.layers) - 1:  # nobody looks at what the last layer says of the source
+                cache.add_layer(*attention.keys_values(x))
+                break
+            q, k, v = attention.queries_keys_values(x)
             cache.add_layer(k, v)
-            if i < len(backbone.layers) - 1:  # nobody looks at what the last layer says of the source
-                attended = attention.attend(attention.queries(x), k, v, seen.context)
-                x = layer.feed_forward(x, attention.out_proj(attended))
+            x = layer.feed_forward(x, attention.out_proj(attention.attend(q, k, v, seen.context)))
         return cache
 
     def reorder_encoder_out(self, encoder_out: Cache, new_order: Tensor) -> Cache:
@@ -238,7 +239,7 @@ class IncrementalDecoder(FairseqIncrementalDecoder):
         for i, layer in enumerate(backbone.layers):
             attention = layer.self_attn
             if i < len(backbone.layers) - 1:
-                q, k, v = (attention.split_heads(part) for part in attention.qkv_proj(x).chunk(3, dim=-1))
+                q, k, v = attention.queries_keys_values(x)
             else:  # of the last layer, only [P] has an output that anybody looks at
                 k, v = attention.keys_values(x)
                 x, mask = x[:, -beams:], mask[:, :, -beams:]
@@ -256,17 +257,19 @@ class IncrementalDecoder(FairseqIncrementalDecoder):
             positions: int64 (sentences, new x beams).
 
         Returns:
-            (sentences, 1, new x beams, used + new x beams), True where a slot is seen; or, with a bias, (sentences,
-            heads, ...), scores to add.
+            (sentences, heads or 1, new x beams, used + new x beams), to be added to the scores; -inf where nothing is
+            seen.
         """
         sentences, beams, _ = cache.seen.shape
         own = torch.eye(beams, dtype=torch.bool, device=steps.device)
         rule = (visible(steps, steps)[:, None, :, None] & own[:, None]).flatten(2).flatten(0, 1)
         seen = torch.cat([cache.seen.repeat(1, len(steps), 1), rule.expand(sentences, -1, -1)], dim=2)[:, None]
         bias = self.model.backbone.relative_bias
-        if bias is None:
-            return seen
-        return bias(positions, torch.cat([cache.positions, positions], dim=1)).masked_fill(~seen, -math.inf)
+        if bias is None:  # numbers all the same: attention would turn truth values into them in each layer
+            scores = torch.zeros(seen.shape, dtype=cache.keys[0].dtype, device=seen.device)
+        else:
+            scores = bias(positions, torch.cat([cache.positions, positions], dim=1))
+        return scores.masked_fill(~seen, -math.inf)
 
     def max_positions(self):
         """Longest target, in tokens with </s>."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from . import compat, decoding, identity
 from .attention import RelativePositionBias, SelfAttention, Visibility, gather_slots, visibility
 from .errors import PMLMError
+from .linear import PackableLinear
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +97,8 @@ class Layer(nn.Module):
         dim = cfg.encoder_embed_dim
         self.self_attn = SelfAttention(dim, cfg.encoder_attention_heads, cfg.attention_dropout)
         self.self_attn_layer_norm = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
-        self.fc1 = nn.Linear(dim, cfg.encoder_ffn_embed_dim)
-        self.fc2 = nn.Linear(cfg.encoder_ffn_embed_dim, dim)
+        self.fc1 = PackableLinear(dim, cfg.encoder_ffn_embed_dim)
+        self.fc2 = PackableLinear(cfg.encoder_ffn_embed_dim, dim)
         self.final_layer_norm = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
         self.activation_fn = activation(cfg)
         self.dropout = nn.Dropout(cfg.dropout)
@@ -118,7 +119,7 @@ class Layer(nn.Module):
     def feed_forward(self, x: Tensor, attended: Tensor) -> Tensor:
         """All that follows the attention: residuals, LayerNorms and the feed-forward sublayer; one slot at a time."""
         x = self.self_attn_layer_norm(x + self.dropout(attended))
-        hidden = self.activation_dropout(self.activation_fn(self.fc1(x)))
+        hidden = self.activation_dropout(self.fc1(x, self.activation_fn))
         return self.final_layer_norm(x + self.dropout(self.fc2(hidden)))
 
 
@@ -181,22 +182,22 @@ class Backbone(nn.Module):
         return self.layers[-1](x, seen, context_length, queries, context_queries)
 
 
-class OutputLayer(nn.Module):
+class OutputLayer(PackableLinear):
     """Transform, then a softmax layer tied to the token embedding, with a bias of its own."""
 
     def __init__(self, cfg: PMLMConfig, embed_tokens: nn.Embedding):
-        super().__init__()
         dim = cfg.encoder_embed_dim
-        self.dense = nn.Linear(dim, dim)
-        self.layer_norm = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
-        self.activation_fn = activation(cfg)
+        super().__init__(dim, embed_tokens.num_embeddings, device="meta")
         self.weight = embed_tokens.weight
         self.bias = nn.Parameter(torch.zeros(embed_tokens.num_embeddings))
+        self.dense = PackableLinear(dim, dim)
+        self.layer_norm = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
+        self.activation_fn = activation(cfg)
         init_bert_weights(self.dense, cfg.init_std)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> logits (..., types)"""
-        return F.linear(self.layer_norm(self.activation_fn(self.dense(x))), self.weight, self.bias)
+        return super().forward(self.layer_norm(self.dense(x, self.activation_fn)))
 
 
 def init_bert_weights(module: nn.Module, std: float) -> None:

@@ -10,7 +10,7 @@ ours      one stack of L layers, two slots a step, cached keys and values, sourc
 fairseq   fairseq's Transformer, L/2 encoder and L/2 decoder layers of the same width, fairseq's SequenceGenerator
 authors   the scheme of the authors' decoder, written anew: the same stack, but each step projects the keys and values
           of the whole history anew, holds a copy of the source for each beam, and goes on to the limit
-bound     the matrix products alone that "ours" needs (layers, attention, vocabulary), at their shapes
+bound     the matrix products that two slots a step in every layer make (layers, attention, vocabulary), by torch.mm
 """
 
 import argparse
@@ -49,6 +49,12 @@ def end_when_allowed(model, eos: int):
 
     model.get_normalized_probs = patched
     return model.eval()
+
+
+def prepared(model):
+    """*model* as fairseq-generate prepares it."""
+    model.make_generation_fast_()
+    return model
 
 
 def build_ours(layers, width, symbols, args):
@@ -178,13 +184,15 @@ def main():
         assert all(len(h["tokens"]) == args.output for hypotheses in found for h in hypotheses), "of the wanted length"
 
     systems = {}
-    if "ours" in args.systems or "authors" in args.systems:
-        ours = build_ours(layers, width, symbols, args)
+    if "authors" in args.systems:
+        plain = build_ours(layers, width, symbols, args)
+        systems["authors"] = lambda: generate_as_authors(plain, tokens, args.beam, args.limit)
+    if "ours" in args.systems:
+        ours = prepared(build_ours(layers, width, symbols, args))
         search = Generator([ours], symbols, tokens_to_suppress=("<s>", "<mask>", "<pseudo>"), **options)
         systems["ours"] = lambda: searched(search, ours)
-        systems["authors"] = lambda: generate_as_authors(ours, tokens, args.beam, args.limit)
     if "fairseq" in args.systems:
-        peer = build_fairseq(layers, width, symbols, args)
+        peer = prepared(build_fairseq(layers, width, symbols, args))
         peer_search = SequenceGenerator([peer], symbols, **options)
         systems["fairseq"] = lambda: searched(peer_search, peer)
     systems["bound"] = lambda: multiply(layers, width, args.types, args.sentences, args.beam, args.source, args.output)
