@@ -1,6 +1,7 @@
 """fairseq datasets: blocks of text, masked and laid out; and pairs with pseudo masks."""
 
 import logging
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -271,16 +272,22 @@ def ordinary_types(dictionary) -> np.ndarray:
 class CutDataset(BaseWrapperDataset):
     """Sequences ending in </s>, of at most *max_length* tokens including it.
 
+    Of a sequence with two parts, ``A </s> B </s>``, only B is cut: what is asked for (A) stays whole.
+
     Args:
         dataset: token sequences with ``sizes``.
         max_length: the limit, in tokens.
         keep: which part of a longer sequence stays: ``head``, ``tail``, or ``middle`` (both ends go).
+        eos: index of </s>.
+        name: what to call the sequences in an error.
     """
 
-    def __init__(self, dataset, max_length: int, keep: str):
+    def __init__(self, dataset, max_length: int, keep: str, eos: int, name: str):
         super().__init__(dataset)
         self.max_length = max_length
         self.keep = str(keep)
+        self.eos = eos
+        self.name = name
         self._sizes = np.minimum(np.asarray(dataset.sizes), max_length)
 
     @property
@@ -292,8 +299,16 @@ class CutDataset(BaseWrapperDataset):
         surplus = len(item) - self.max_length
         if surplus <= 0:
             return item
-        start = {"head": 0, "tail": surplus, "middle": surplus // 2}[self.keep]
-        return torch.cat([item[start : start + self.max_length - 1], item[-1:]])
+        ends = item[:-1].eq(self.eos).nonzero()
+        whole = int(ends[0]) + 1 if len(ends) else 0
+        room = self.max_length - 1 - whole
+        if room < 1:
+            raise PMLMError(
+                f"{self.name}, line {index + 1}: its first part has {whole} tokens with </s>, which leaves nothing of "
+                f"{self.max_length} for the second; raise the limit"
+            )
+        start = whole + {"head": 0, "tail": surplus, "middle": surplus // 2}[self.keep]
+        return torch.cat([item[:whole], item[start : start + room], item[-1:]])
 
     def size(self, index):
         return int(self._sizes[index])
@@ -302,19 +317,30 @@ class CutDataset(BaseWrapperDataset):
         return int(self._sizes[index])
 
 
-class PseudoMaskedPairDataset(LanguagePairDataset):
-    """fairseq's pairs, right-padded, whose batches also say what the [P] slots show.
+class Corruption(NamedTuple):
+    """What training shows instead of the tokens of a pair; probabilities, see :class:`PseudoMaskedPairDataset`."""
 
-    In training each [P] slot shows [P], or with small probability a random type or the token itself, as the [M] slots
-    of pre-training do; the draw depends on (seed, epoch, id) alone. ``net_input["pseudo_tokens"]`` is (batch, target).
+    seed: int
+    leave_unmasked_prob: float = 0.1
+    random_token_prob: float = 0.1
+    target_mask_prob: float = 0.0
+    source_mask_prob: float = 0.0
+
+
+class PseudoMaskedPairDataset(LanguagePairDataset):
+    """fairseq's pairs, right-padded, corrupted for training as the authors do (their ``s2s-ft``).
+
+    Each [P] slot shows [P], or with small probability a random type or the token itself, as the [M] slots of
+    pre-training do: ``net_input["pseudo_tokens"]`` is (batch, target). With ``target_mask_prob`` the slot of the token
+    itself shows the same, and with ``source_mask_prob`` a token of the source is corrupted as well, [M] for [P]. What
+    is to be predicted stays. All draws depend on (seed, epoch, id) alone.
 
     Args:
-        corruption: None, to show [P] everywhere (validation, generation), or ``(seed, leave_unmasked_prob,
-            random_token_prob)``.
+        corruption: None, to show everything as it is (validation, generation), or a :class:`Corruption`.
         Others: as for fairseq's ``LanguagePairDataset``.
     """
 
-    def __init__(self, *args, corruption: tuple[int, float, float] | None = None, **kwargs):
+    def __init__(self, *args, corruption: Corruption | None = None, **kwargs):
         super().__init__(*args, left_pad_source=False, left_pad_target=False, **kwargs)
         self.corruption = corruption
         self.random_types = ordinary_types(self.tgt_dict)
@@ -332,21 +358,29 @@ class PseudoMaskedPairDataset(LanguagePairDataset):
         batch = super().collater(samples, pad_to_length)
         if self.corruption is None or not batch or batch.get("target") is None:
             return batch
-        seed, leave_unmasked_prob, random_token_prob = self.corruption
         target = batch["target"].numpy()
+        source, previous = (batch["net_input"][name].numpy() for name in ("src_tokens", "prev_output_tokens"))
         pseudo = np.full_like(target, self.tgt_dict.pad())
         for row, index in enumerate(batch["id"].tolist()):
-            real = target[row] != self.tgt_dict.pad()
-            pseudo[row, real] = masking.corrupt(
-                target[row, real],
-                self.tgt_dict.index("<pseudo>"),
-                self.random_types,
-                masking.generator(seed, self.epoch, index),
-                leave_unmasked_prob,
-                random_token_prob,
-            )
+            rng = masking.generator(self.corruption.seed, self.epoch, index)
+            length = int((target[row] != self.tgt_dict.pad()).sum())
+            pseudo[row, :length] = self.corrupt(target[row, :length], "<pseudo>", rng)
+            if self.corruption.target_mask_prob:  # the last token, </s>, has no slot of its own
+                hidden = np.flatnonzero(rng.random(length - 1) < self.corruption.target_mask_prob)
+                previous[row, 1 + hidden] = pseudo[row, hidden]
+            if self.corruption.source_mask_prob:
+                special = (self.src_dict.bos(), self.src_dict.pad(), self.src_dict.eos())
+                hidden = rng.random(source.shape[1]) < self.corruption.source_mask_prob
+                hidden &= ~np.isin(source[row], special)
+                source[row, hidden] = self.corrupt(source[row, hidden], "<mask>", rng)
         batch["net_input"]["pseudo_tokens"] = torch.from_numpy(pseudo)
         return batch
+
+    def corrupt(self, tokens: np.ndarray, symbol: str, rng: np.random.Generator) -> np.ndarray:
+        """What is shown in place of *tokens*; see :func:`fairseq_pmlm.masking.corrupt`."""
+        _, leave_unmasked_prob, random_token_prob, *_ = self.corruption
+        index = self.tgt_dict.index(symbol)
+        return masking.corrupt(tokens, index, self.random_types, rng, leave_unmasked_prob, random_token_prob)
 
     def num_tokens(self, index):
         """Slots of a pair: the source, and two for each target token."""

@@ -44,29 +44,58 @@ def seq2seq_slots(
     Returns:
         the arguments of :meth:`fairseq_pmlm.model.Backbone.forward`.
     """
-    batch, source = src_tokens.shape
-    target = prev_output_tokens.size(1)
     if pseudo_tokens is None:
         pseudo_tokens = torch.full_like(prev_output_tokens, pseudo_index)
         pseudo_tokens = pseudo_tokens.masked_fill(prev_output_tokens.eq(pad), pad)
-    tokens = torch.cat([src_tokens, pseudo_tokens, prev_output_tokens[:, 1:]], dim=1)
+    target = prev_output_tokens.size(1)
     order = torch.arange(1, target + 1, device=src_tokens.device)
-    steps = torch.cat([order.new_zeros(source), -order, order[:-1]]).expand(batch, -1)
-    places = torch.cat([order, order[:-1]]) - 1 + src_lengths[:, None]
+    appended = torch.cat([pseudo_tokens, prev_output_tokens[:, 1:]], dim=1)
+    steps, places = torch.cat([-order, order[:-1]]), torch.cat([order, order[:-1]]) - 1
+    return lay_out(src_tokens, src_lengths, appended, steps, places, target, pad)
+
+
+def causal_slots(src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor, pad: int) -> dict:
+    """Lay out a batch of pairs without [P]: the slot of each target token predicts the next one, as in a decoder.
+
+    The first of *prev_output_tokens*, </s>, stands where the source's own </s> stands. Arguments and result are those
+    of :func:`seq2seq_slots`.
+    """
+    target = prev_output_tokens.size(1)
+    order = torch.arange(1, target + 1, device=src_tokens.device)
+    return lay_out(src_tokens, src_lengths, prev_output_tokens, order, order - 2, target, pad)
+
+
+def lay_out(
+    src_tokens: Tensor, src_lengths: Tensor, appended: Tensor, steps: Tensor, places: Tensor, predicting: int, pad: int
+) -> dict:
+    """Sources as context, and what is appended to each.
+
+    Args:
+        src_tokens: int64 (batch, source), padded on the right.
+        src_lengths: int64 (batch,).
+        appended: int64 (batch, appended), tokens.
+        steps: int64 (appended,), signed steps.
+        places: int64 (appended,), positions, from the end of the source on.
+        predicting: how many leading ones of *appended* predict.
+        pad: index of <pad>.
+
+    Returns:
+        the arguments of :meth:`fairseq_pmlm.model.Backbone.forward`.
+    """
+    batch, source = src_tokens.shape
     # A slot of padding would stand beyond the longest text, and must see something: the context.
-    appended_padding = tokens[:, source:].eq(pad)
-    places = places.masked_fill(appended_padding, 0)
+    padding = appended.eq(pad)
+    places = (places + src_lengths[:, None]).masked_fill(padding, 0)
     positions = torch.cat([torch.arange(source, device=places.device).expand(batch, -1), places], dim=1)
     segments = torch.full_like(positions, TARGET_SEGMENT)
     segments[:, :source] = SOURCE_SEGMENT
-    steps = torch.cat([steps[:, :source], steps[:, source:].masked_fill(appended_padding, 0)], dim=1)
     return {
-        "tokens": tokens,
+        "tokens": torch.cat([src_tokens, appended], dim=1),
         "positions": positions,
         "segments": segments,
-        "steps": steps,
+        "steps": torch.cat([torch.zeros_like(src_tokens), steps.expand(batch, -1).masked_fill(padding, 0)], dim=1),
         "context_length": source,
-        "queries": (source + order - 1).expand(batch, -1),
+        "queries": torch.arange(source, source + predicting, device=places.device).expand(batch, -1),
         "context_queries": 0,
     }
 
@@ -209,8 +238,8 @@ class IncrementalDecoder(FairseqIncrementalDecoder):
         """Logits for the token that follows *prev_output_tokens*.
 
         Args:
-            prev_output_tokens: int64 (rows, step), ``</s>`` (or any start symbol, it is not looked at) and the tokens
-                chosen so far; rows = sentences x beams.
+            prev_output_tokens: int64 (rows, step), </s> and the tokens chosen so far; rows = sentences x beams. Only
+                the causal mode looks at </s>.
             encoder_out: the :class:`Cache` that :class:`SourceEncoder` returned; the target's slots are put there.
             incremental_state: dictionary that remembers between the steps whose targets are in the cache. With
                 another one, or with none, the targets start anew.
@@ -225,27 +254,32 @@ class IncrementalDecoder(FairseqIncrementalDecoder):
             state[CACHE] = cache
         rows, step = prev_output_tokens.shape
         sentences, beams, _ = cache.seen.shape
-        # the tokens that the cache does not know, and [P] at the place to be predicted
-        tokens = prev_output_tokens[:, 1 + cache.known :]
-        tokens = torch.cat([tokens, tokens.new_full((rows, 1), self.model.pseudo_index)], dim=1)
-        new = tokens.size(1)
-        # (sentences, new x beams), token by token: so the slots of [P], which go again, are the last
-        tokens = tokens.view(sentences, beams, new).transpose(1, 2).flatten(1)
-        order = torch.arange(cache.known + 1, step + 1, device=tokens.device)
-        positions = cache.lengths[:, None] + order.repeat_interleave(beams) - 1
-        cache.make_room(new * beams)
+        if self.model.cfg.finetune_mode == "causal":  # the tokens that the cache does not know; the last predicts
+            tokens = prev_output_tokens[:, cache.known :]
+            steps = torch.arange(cache.known + 1, step + 1, device=tokens.device)
+            places, kept = steps - 2, len(steps)
+        else:  # the same, and [P] at the place to be predicted
+            tokens = prev_output_tokens[:, 1 + cache.known :]
+            tokens = torch.cat([tokens, tokens.new_full((rows, 1), self.model.pseudo_index)], dim=1)
+            steps = torch.arange(cache.known + 1, step + 1, device=tokens.device)
+            places, kept = steps - 1, len(steps) - 1
+            steps[-1] = -step
+        # (sentences, new x beams), token by token: so the slots that predict, and go again if they are [P], come last
+        tokens = tokens.view(sentences, beams, -1).transpose(1, 2).flatten(1)
+        positions = cache.lengths[:, None] + places.repeat_interleave(beams)
+        cache.make_room(tokens.size(1))
         x = backbone.embed(tokens, positions, torch.full_like(tokens, TARGET_SEGMENT))
-        mask = self.mask(cache, torch.cat([order[:-1], -order[-1:]]), positions)
+        mask = self.mask(cache, steps, positions)
         for i, layer in enumerate(backbone.layers):
             attention = layer.self_attn
             if i < len(backbone.layers) - 1:
                 q, k, v = attention.queries_keys_values(x)
-            else:  # of the last layer, only [P] has an output that anybody looks at
+            else:  # of the last layer, only what predicts has an output that anybody looks at
                 k, v = attention.keys_values(x)
                 x, mask = x[:, -beams:], mask[:, :, -beams:]
                 q = attention.queries(x)
             x = layer.feed_forward(x, attention.out_proj(attention.attend(q, *cache.put(i, k, v), mask)))
-        cache.keep(new - 1, positions[:, :-beams])
+        cache.keep(kept, positions[:, : kept * beams])
         return self.model.output_layer(x.reshape(rows, 1, -1)), None
 
     def mask(self, cache: Cache, steps: Tensor, positions: Tensor) -> Tensor:

@@ -73,6 +73,13 @@ class PMLMConfig(FairseqDataclass):
         default=None,
         metadata={"help": "seq2seq: longest target in tokens, with </s> (default: a quarter of the table)"},
     )
+    finetune_mode: ChoiceEnum(["pseudo", "causal"]) = field(
+        default="pseudo",
+        metadata={
+            "help": "seq2seq: what predicts a target token. pseudo: a [P] in its place; causal: the slot of the token "
+            "before it, as in a decoder, for comparison"
+        },
+    )
     cut_source: CUT_CHOICES = field(
         default="none",
         metadata={"help": "seq2seq: which part of a source beyond --max-source-positions to keep; none: refuse it"},
@@ -291,9 +298,13 @@ class PMLMModel(BaseFairseqModel):
             )
         if not self.training:  # corruption is for training, whatever the data set
             pseudo_tokens = None
-        slots = decoding.seq2seq_slots(
-            src_tokens, src_lengths, prev_output_tokens, self.dictionary.pad(), self.pseudo_index, pseudo_tokens
-        )
+        pad = self.dictionary.pad()
+        if self.cfg.finetune_mode == "causal":
+            slots = decoding.causal_slots(src_tokens, src_lengths, prev_output_tokens, pad)
+        else:
+            slots = decoding.seq2seq_slots(
+                src_tokens, src_lengths, prev_output_tokens, pad, self.pseudo_index, pseudo_tokens
+            )
         return self.output_layer(self.backbone(**slots)), None
 
     def get_normalized_probs(self, net_output, log_probs, sample=None):

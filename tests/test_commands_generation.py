@@ -9,6 +9,7 @@ import torch
 from commands import (
     USER_DIR,
     command,
+    finetune,
     generate,
     hypotheses,
     interactive,
@@ -39,6 +40,22 @@ def test_generation_equals_the_direct_search(work, finetuned):
         assert [text for _, text in found[i]] == [task.dictionary.string(t) for t, _ in expected]
         for (score, _), (_, reference) in zip(found[i], expected, strict=True):
             assert score == pytest.approx(reference / math.log(2), abs=1e-4)
+
+
+def test_the_causal_mode_and_the_authors_corruption_and_smoothing(work, pretrained):
+    from test_decoding import beam_search
+
+    corruption = ["--target-mask-prob", 0.5, "--source-mask-prob", 0.1, "--label-smoothing-type", "kl"]
+    options = ["--finetune-from-model", pretrained[0], "--finetune-mode", "causal", *corruption]
+    finetune(work, work / "causal", *options, updates=20)
+    path = work / "causal" / "checkpoint_last.pt"
+    model, task = load(path)
+    assert model.cfg.finetune_mode == "causal"  # as stored: generation needs no option
+    found = hypotheses(generate(work, path, "--batch-size", 16, "--beam", 2, "--max-len-b", 6, "--nbest", 2))
+    source = [line.split() for line in (work / "p.test.src").read_text().splitlines()]
+    for i in (0, 36):
+        expected = beam_search(model, [0, *(task.dictionary.index(w) for w in source[i]), 2], 2, max_len=6)
+        assert [text for _, text in found[i]] == [task.dictionary.string(t) for t, _ in expected]
 
 
 def test_scoring_references_equals_full_forwards(work, finetuned):

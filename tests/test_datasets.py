@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reference import small_dictionary
 
 from fairseq_pmlm import masking
-from fairseq_pmlm.datasets import CutDataset, PMLMDataset, PseudoMaskedPairDataset, TextBlocks
+from fairseq_pmlm.datasets import Corruption, CutDataset, PMLMDataset, PseudoMaskedPairDataset, TextBlocks
 from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
 
@@ -243,12 +243,24 @@ def test_masks_are_the_same_in_a_spawned_process():
 
 @pytest.mark.parametrize("keep", ["head", "tail", "middle"])
 def test_cutting_keeps_the_end_symbol(keep):
-    data = CutDataset(Binarized([[4, 5, 6, 7, 8], [4, 5], [4, 5, 6, 7]]), 3, keep)
+    data = CutDataset(Binarized([[4, 5, 6, 7, 8], [4, 5], [4, 5, 6, 7]]), 3, keep, EOS, "x")
     expected = {"head": [4, 5], "tail": [7, 8], "middle": [5, 6]}[keep]
     assert data[0].tolist() == [*expected, EOS]
     assert data[1].tolist() == [4, 5, EOS]
     assert len(data[2]) == 3
     assert data.sizes.tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize("keep", ["head", "tail", "middle"])
+def test_of_two_parts_the_second_is_cut(keep):
+    lines = [[9, 8, EOS, 4, 5, 6, 7, 8], [9, EOS, 4, 5], [9, 8, 7, 6, 5, EOS, 4]]
+    data = CutDataset(Binarized(lines), 6, keep, EOS, "test.src")
+    expected = {"head": [4, 5], "tail": [7, 8], "middle": [5, 6]}[keep]
+    assert data[0].tolist() == [9, 8, EOS, *expected, EOS]
+    assert data[1].tolist() == [9, EOS, 4, 5, EOS]
+    assert data.sizes.tolist() == [6, 5, 6]
+    with pytest.raises(PMLMError, match=r"test\.src, line 3: its first part has 6 tokens .* nothing of 6"):
+        data[2]
 
 
 def pairs(corruption=None):
@@ -271,7 +283,7 @@ def test_pairs_are_padded_on_the_right():
 
 
 def test_pseudo_slots_of_pairs_are_corrupted_by_seed_epoch_and_id():
-    data = pairs((1, 0.3, 0.3))
+    data = pairs(Corruption(1, 0.3, 0.3))
     batch = data.collater([data[i] for i in range(4)])
     shown, target = batch["net_input"]["pseudo_tokens"], batch["target"]
     assert ((shown == PAD) == (target == PAD)).all()
@@ -287,3 +299,38 @@ def test_pseudo_slots_of_pairs_are_corrupted_by_seed_epoch_and_id():
     assert (
         data.collater([data[2]])["net_input"]["pseudo_tokens"].tolist() != again["net_input"]["pseudo_tokens"].tolist()
     )
+
+
+def test_target_slots_show_what_their_pseudo_slots_show():
+    for share in (1.0, 0.5):
+        data = pairs(Corruption(1, 0.2, 0.3, target_mask_prob=share))
+        plain = pairs().collater([data[i] for i in range(4)])
+        hidden = total = 0
+        for epoch in range(1, 101):
+            data.set_epoch(epoch)
+            batch = data.collater([data[i] for i in range(4)])
+            assert batch["target"].tolist() == plain["target"].tolist()
+            assert batch["net_input"]["src_tokens"].tolist() == plain["net_input"]["src_tokens"].tolist()
+            shown, pseudo = batch["net_input"]["prev_output_tokens"], batch["net_input"]["pseudo_tokens"]
+            original = plain["net_input"]["prev_output_tokens"]
+            assert shown[:, 0].tolist() == [EOS] * 4
+            as_pseudo = shown[:, 1:] == pseudo[:, :-1]
+            assert (as_pseudo | (shown[:, 1:] == original[:, 1:])).all()
+            told = (pseudo[:, :-1] == PSEUDO) & (original[:, 1:] != PAD)  # [P] is never the token itself
+            hidden, total = hidden + int(as_pseudo[told].sum()), total + int(told.sum())
+        assert hidden / total == pytest.approx(share, abs=0.05)
+
+
+def test_sources_are_corrupted_but_for_special_symbols():
+    data = pairs(Corruption(1, 0.0, 0.0, source_mask_prob=0.4))
+    plain = pairs().collater([data[i] for i in range(4)])["net_input"]
+    masked = 0
+    for epoch in range(1, 101):
+        data.set_epoch(epoch)
+        batch = data.collater([data[i] for i in range(4)])["net_input"]
+        assert batch["prev_output_tokens"].tolist() == plain["prev_output_tokens"].tolist()
+        changed = batch["src_tokens"] != plain["src_tokens"]
+        assert set(batch["src_tokens"][changed].tolist()) <= {MASK}
+        assert not (changed & (plain["src_tokens"] < 4)).any()
+        masked += int(changed.sum())
+    assert masked / (100 * 17) == pytest.approx(0.4, abs=0.05)

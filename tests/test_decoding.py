@@ -6,6 +6,9 @@ import pytest
 import torch
 from reference import forward, may_see, small_dictionary, small_model
 
+from fairseq_pmlm.decoding import Cache
+
+MODES = pytest.mark.parametrize("mode", ["pseudo", "causal"])
 RELATIVE = pytest.mark.parametrize("relative", [False, True])
 PSEUDO, EOS, PAD, BOS, MASK = 35, 2, 1, 0, 34
 
@@ -23,10 +26,15 @@ def sources(lengths, seed=0):
 def full_forward(model, source, prefix):
     """Log-probabilities (types,) of what follows *prefix*, by one forward of the slow reference, without any cache."""
     n, t = len(source), len(prefix)
-    tokens = [*source, *prefix, model.dictionary.index("<pseudo>")]
-    positions = [*range(n), *range(n, n + t), n + t]
     segments = [0] * n + [1] * (t + 1)
-    kinds = [("context", 0)] * n + [("original", i + 1) for i in range(t)] + [("pseudo", t + 1)]
+    if model.cfg.finetune_mode == "pseudo":
+        tokens = [*source, *prefix, model.dictionary.index("<pseudo>")]
+        positions = [*range(n), *range(n, n + t), n + t]
+        kinds = [("context", 0)] * n + [("original", i + 1) for i in range(t)] + [("pseudo", t + 1)]
+    else:  # an ordinary decoder over the same stack; its start symbol stands where the source ends
+        tokens = [*source, EOS, *prefix]
+        positions = [*range(n), n - 1, *range(n, n + t)]
+        kinds = [("context", 0)] * n + [("original", i + 1) for i in range(t + 1)]
     sees = [[k for k, key in enumerate(kinds) if may_see(query, key)] for query in kinds]
     x = forward(model, tokens, positions, segments, sees)
     return model.get_normalized_probs((model.output_layer(x[-1:]),), log_probs=True)[0]
@@ -62,17 +70,17 @@ def beam_search(model, source, beam, max_len, min_len=1, lenpen=1.0):
 
 def build_generator(models, **options):
     from argparse import Namespace
-    from types import SimpleNamespace
 
-    from fairseq_pmlm.tasks.pmlm_seq2seq import PMLMSeq2SeqTask
+    from fairseq_pmlm.tasks.pmlm_seq2seq import PMLMSeq2SeqConfig, PMLMSeq2SeqTask
 
-    task = PMLMSeq2SeqTask(SimpleNamespace(data=""), small_dictionary())
+    task = PMLMSeq2SeqTask(PMLMSeq2SeqConfig(data="", seed=1), small_dictionary())
     return task.build_generator(models, Namespace(**{"beam": 4, "max_len_a": 0, "max_len_b": 10, **options}))
 
 
+@MODES
 @RELATIVE
-def test_teacher_forcing_equals_full_forwards(relative):
-    model = small_model(relative, 1, dtype=torch.float64)
+def test_teacher_forcing_equals_full_forwards(relative, mode):
+    model = small_model(relative, 1, dtype=torch.float64, finetune_mode=mode)
     tokens, lengths = sources([7, 4, 5])
     target = torch.tensor([[5, 6, 7, EOS], [8, EOS, PAD, PAD], [9, 10, EOS, PAD]])
     previous = torch.cat([torch.full((3, 1), EOS), target[:, :-1]], dim=1)
@@ -87,9 +95,10 @@ def test_teacher_forcing_equals_full_forwards(relative):
             torch.testing.assert_close(lprobs[row, t], full_forward(model, source, prefix).float(), rtol=0, atol=1e-5)
 
 
+@MODES
 @RELATIVE
-def test_the_cache_equals_teacher_forcing(relative):
-    model = small_model(relative, 2, dtype=torch.float64)
+def test_the_cache_equals_teacher_forcing(relative, mode):
+    model = small_model(relative, 2, dtype=torch.float64, finetune_mode=mode)
     tokens, lengths = sources([6, 9, 3])
     previous = torch.cat([torch.full((3, 1), EOS), torch.randint(4, 34, (3, 6))], dim=1)
     full = model(src_tokens=tokens, src_lengths=lengths, prev_output_tokens=previous)[0]
@@ -104,11 +113,12 @@ def test_the_cache_equals_teacher_forcing(relative):
     torch.testing.assert_close(step[:, 0], full[:, -1], rtol=0, atol=1e-10)
 
 
+@MODES
 @RELATIVE
 @pytest.mark.parametrize("beam", [1, 4])
 @pytest.mark.parametrize("lengths", [[6], [5, 9, 3, 7]])
-def test_generation_equals_a_search_by_full_forwards(relative, beam, lengths):
-    model = small_model(relative, 3)
+def test_generation_equals_a_search_by_full_forwards(relative, beam, lengths, mode):
+    model = small_model(relative, 3, finetune_mode=mode)
     tokens, lengths = sources(lengths)
     generator = build_generator([model], beam=beam, max_len_b=6)
     hypotheses = generator.generate([model], {"net_input": {"src_tokens": tokens, "src_lengths": lengths}})
@@ -119,6 +129,33 @@ def test_generation_equals_a_search_by_full_forwards(relative, beam, lengths):
         for hypothesis, (_, score) in zip(found, expected, strict=True):
             assert hypothesis["score"].item() == pytest.approx(score, abs=1e-4)
             assert not {BOS, PAD, MASK, PSEUDO} & set(hypothesis["tokens"].tolist())
+
+
+@RELATIVE
+def test_beams_share_a_cache_that_drops_what_nobody_descends_from(relative, monkeypatch):
+    """Random beams of random sentences, for many steps in a small cache, against forwards of each beam alone."""
+    monkeypatch.setattr(Cache, "ROOM", 4)
+    model = small_model(relative, 4, dtype=torch.float64)
+    tokens, lengths = sources([6, 9, 3])
+    rng = torch.Generator().manual_seed(1)
+    cache = model.encoder.forward_torchscript({"src_tokens": tokens, "src_lengths": lengths})
+    beam, state = 4, {}
+    cache = model.encoder.reorder_encoder_out(cache, torch.arange(3).repeat_interleave(beam))
+    owners, written = torch.arange(3).repeat_interleave(beam), torch.full((3 * beam, 1), EOS)
+    for step in range(20):
+        found, _ = model.decoder(written, cache, state)
+        for row in range(0, len(written), 3):
+            source = tokens[owners[row], : lengths[owners[row]]].tolist()
+            expected = full_forward(model, source, written[row, 1:].tolist())
+            torch.testing.assert_close(found[row, 0].log_softmax(0).float(), expected.float(), rtol=0, atol=1e-5)
+        sentences = len(written) // beam
+        kept = [i for i in range(sentences) if not (step in (7, 12) and i == 1)]  # a sentence has ended
+        parents = torch.cat([beam * i + torch.randint(beam, (beam,), generator=rng) for i in kept])
+        new = torch.randint(4, 34, (len(parents), 1), generator=rng)
+        written, owners = torch.cat([written[parents], new], dim=1), owners[parents]
+        cache = model.encoder.reorder_encoder_out(cache, parents)
+    assert cache.used < cache.source + 20 * beam  # what nobody descends from is gone
+    assert len(cache.lengths) == 1
 
 
 def test_special_symbols_are_never_generated_though_likely():

@@ -3,7 +3,6 @@
 import itertools
 import math
 from argparse import Namespace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,11 +16,11 @@ from test_decoding import EOS, full_forward, sources
 
 from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.generator import Generator
-from fairseq_pmlm.tasks.pmlm_seq2seq import PMLMSeq2SeqTask
+from fairseq_pmlm.tasks.pmlm_seq2seq import PMLMSeq2SeqConfig, PMLMSeq2SeqTask
 
 
 def build(models, seq_gen_cls=None, task_options=None, **options):
-    task = PMLMSeq2SeqTask(SimpleNamespace(data="", **(task_options or {})), small_dictionary())
+    task = PMLMSeq2SeqTask(PMLMSeq2SeqConfig(data="", seed=1, **(task_options or {})), small_dictionary())
     options = {"beam": 4, "max_len_a": 0, "max_len_b": 8, **options}
     return task.build_generator(models, Namespace(**options), seq_gen_cls)
 

@@ -29,6 +29,15 @@ class PMLMBaseTask(FairseqTask):
         super().__init__(cfg)
         self.dictionary = dictionary
 
+    def check_corruption(self) -> None:
+        """Refuse what are no probabilities in the options that both tasks have."""
+        leave, random = self.cfg.leave_unmasked_prob, self.cfg.random_token_prob
+        if min(leave, random) < 0 or leave + random > 1:
+            raise PMLMError(
+                f"--leave-unmasked-prob {leave} and --random-token-prob {random} must be 0 or more, and 1 or less "
+                "together"
+            )
+
     @property
     def source_dictionary(self):
         return self.dictionary

@@ -69,14 +69,7 @@ class PMLMTask(PMLMBaseTask):
             )
         if not 0 < cfg.mask_prob <= 1:
             raise PMLMError(f"--mask-prob {cfg.mask_prob} is not in (0, 1]")
-        if (
-            min(cfg.leave_unmasked_prob, cfg.random_token_prob) < 0
-            or cfg.leave_unmasked_prob + cfg.random_token_prob > 1
-        ):
-            raise PMLMError(
-                f"--leave-unmasked-prob {cfg.leave_unmasked_prob} and --random-token-prob {cfg.random_token_prob} "
-                "must be 0 or more, and 1 or less together"
-            )
+        self.check_corruption()
         if cfg.tokens_per_sample < 4:
             raise PMLMError(
                 f"--tokens-per-sample {cfg.tokens_per_sample} leaves no text beside <s> and two </s>; give 4 or more"

@@ -16,7 +16,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
-from ..datasets import CutDataset, PseudoMaskedPairDataset
+from ..datasets import Corruption, CutDataset, PseudoMaskedPairDataset
 from ..errors import PMLMError
 from ..generator import EARLY_STOPS, LENGTH_PENALTIES, Generator
 from ..model import seq2seq_limits
@@ -46,6 +46,20 @@ class PMLMSeq2SeqConfig(FairseqDataclass):
     )
     random_token_prob: float = field(
         default=0.1, metadata={"help": "training: probability that a [P] slot shows a random token"}
+    )
+    target_mask_prob: float = field(
+        default=0.0,
+        metadata={
+            "help": "training: probability that the slot of a target token shows what its [P] shows; published: XSum "
+            "0.4 to 0.5, CNN/DailyMail 0.7 to 0.8"
+        },
+    )
+    source_mask_prob: float = field(
+        default=0.0,
+        metadata={
+            "help": "training: probability that a source token is corrupted, as --leave-unmasked-prob and "
+            "--random-token-prob say"
+        },
     )
     length_penalty_type: ChoiceEnum(LENGTH_PENALTIES) = field(
         default="fairseq",
@@ -81,6 +95,10 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         super().__init__(cfg, dictionary)
         self.limits = None  # longest source and target; known once there is a model
         self.cuts = ("none", "none")
+        self.check_corruption()
+        for name in ("target_mask_prob", "source_mask_prob"):
+            if not 0 <= getattr(cfg, name) <= 1:
+                raise PMLMError(f"--{name.replace('_', '-')} {getattr(cfg, name)} is not in [0, 1]")
 
     @classmethod
     def setup_task(cls, cfg, **kwargs):
@@ -134,7 +152,13 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         source = self.limit(source, 0, prefix + source_lang, reserved=1)
         target = self.limit(target, 1, prefix + target_lang)
         source = PrependTokenDataset(source, self.dictionary.bos())
-        corruption = (self.cfg.seed, self.cfg.leave_unmasked_prob, self.cfg.random_token_prob)
+        corruption = Corruption(
+            self.cfg.seed,
+            self.cfg.leave_unmasked_prob,
+            self.cfg.random_token_prob,
+            self.cfg.target_mask_prob,
+            self.cfg.source_mask_prob,
+        )
         self.datasets[split] = PseudoMaskedPairDataset(
             source,
             source.sizes,
@@ -157,26 +181,27 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         """
         limit, keep = self.limits[side] - reserved, self.cuts[side]
         what = ("source", "target")[side]
-        empty = int((np.asarray(dataset.sizes) <= 1).sum())
+        sizes = np.asarray(dataset.sizes)
+        empty = int((sizes <= 1).sum())
         if empty:
             logger.warning(
                 f"{empty:,} of {len(dataset):,} lines of {name} are empty"
                 + ("; so will their hypotheses be" if side == 0 else "")
             )
         option = f"--max-{what}-positions {self.limits[side]}"
-        long = int((np.asarray(dataset.sizes) > limit).sum())
+        long = int((sizes > limit).sum())
         if not long:
             return dataset
-        first = int(np.argmax(np.asarray(dataset.sizes) > limit)) + 1
+        first = int(np.argmax(sizes > limit)) + 1
         count = f"{long:,} of {len(dataset):,} lines of {name} are longer than {option}"
         if keep == "none":
             raise PMLMError(
-                f"{count} (the first is number {first}, the longest has {max(dataset.sizes) + reserved} tokens); raise "
+                f"{count} (the first is number {first}, the longest has {sizes.max() + reserved} tokens); raise "
                 f"the limit, or say which part to keep: --cut-{what} head, tail or middle (of a checkpoint: "
                 f"--model-overrides \"{{'cut_{what}': 'head'}}\")"
             )
         logger.warning(f"{count}: cut to their {keep}")
-        return CutDataset(dataset, limit, keep)
+        return CutDataset(dataset, limit, keep, self.dictionary.eos(), name)
 
     def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None, **kwargs):
         """Sources for ``fairseq-interactive``: *src_tokens*, a list of int64 (length,), each ending in </s>."""
@@ -195,9 +220,9 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         kwargs = {"tokens_to_suppress": ("<s>", "<mask>", "<pseudo>")}
         if seq_gen_cls is None:
             seq_gen_cls = Generator
-            kwargs["length_penalty_type"] = getattr(self.cfg, "length_penalty_type", "fairseq")
-            kwargs["early_stop"] = getattr(self.cfg, "early_stop", "fairseq")
-            kwargs["no_repeat_ngram_ignore"] = self.find_symbols(getattr(self.cfg, "no_repeat_ngram_ignore", None))
+            kwargs["length_penalty_type"] = self.cfg.length_penalty_type
+            kwargs["early_stop"] = self.cfg.early_stop
+            kwargs["no_repeat_ngram_ignore"] = self.find_symbols(self.cfg.no_repeat_ngram_ignore)
         kwargs |= extra_gen_cls_kwargs or {}
         return super().build_generator(models, args, seq_gen_cls, kwargs, prefix_allowed_tokens_fn)
 
