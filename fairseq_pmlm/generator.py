@@ -5,6 +5,7 @@ Options that both have mean the same, and give the same hypotheses and scores (t
 (beam, diverse beam, sampling, constraints) are fairseq's own.
 """
 
+import logging
 import math
 from typing import Optional
 
@@ -14,7 +15,9 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
 from .errors import PMLMError
-from .search import BeamSearch
+from .search import BeamSearch, Sampling
+
+logger = logging.getLogger(__name__)
 
 LENGTH_PENALTIES = ["fairseq", "wu"]
 EARLY_STOPS = ["fairseq", "exact", "never"]
@@ -120,21 +123,24 @@ class Generator(SequenceGenerator):
         super().__init__(models, tgt_dict, **options)
         if type(self.search) is search.BeamSearch:
             self.search = BeamSearch(tgt_dict)
+        elif type(self.search) is search.Sampling:
+            self.search = Sampling(tgt_dict, self.search.sampling_topk, self.search.sampling_topp)
         self.length_penalty_type = str(length_penalty_type)
         self.early_stop = str(early_stop)
         self.ngram_size = no_repeat_ngram_size
         self.ngram_ignore = tuple(no_repeat_ngram_ignore)
         self.positions = min(model.max_positions() for model in self.model.models)
-        beam = options.get("beam_size", 1)  # self.beam_size is what the vocabulary allows
-        if 2 * beam > len(tgt_dict) - 1:
-            raise PMLMError(f"--beam {beam} is too many for {len(tgt_dict)} types; at most {(len(tgt_dict) - 1) // 2}")
         if self.length_penalty_type == "wu" and not self.normalize_scores:
             raise PMLMError("--length-penalty-type wu penalizes length, which --unnormalized forbids; give one of them")
-        if self.early_stop == "exact" and self.unk_penalty < 0:
-            raise PMLMError(
-                f"--unkpen {self.unk_penalty} makes scores rise, so that --early-stop exact cannot know when to stop; "
-                "give --early-stop never"
-            )
+        falls = {"--unkpen": self.unk_penalty, "--lm-weight": self.lm_weight if self.lm_model else 0.0}
+        falls["--diverse-beam-strength"] = -getattr(self.search, "diversity_strength", 0.0)
+        falls["--diversity-rate"] = getattr(self.search, "diversity_rate", 0.0)
+        for option, value in falls.items():
+            if self.early_stop == "exact" and value < 0:
+                raise PMLMError(
+                    f"{option} {value} makes scores rise, so that --early-stop exact cannot know when to stop; "
+                    "give --early-stop never"
+                )
 
     def length_limits(self, src_lengths: Tensor) -> Tensor:
         """Longest target of each sentence, int64 (sentences,), in tokens without </s>.
@@ -153,8 +159,9 @@ class Generator(SequenceGenerator):
         if short.any():
             first = int(short.long().argmax())
             raise PMLMError(
-                f"--min-len {self.min_len} is more than the limit for a source of {int(src_lengths[first])} tokens, "
-                f"{int(limits[first])} (--max-len-a, --max-len-b, --max-target-positions and --max-positions)"
+                f"--min-len {self.min_len} is more than the {int(limits[first])} tokens that --max-len-a, --max-len-b, "
+                f"--max-target-positions and --max-positions allow for a source of {int(src_lengths[first])} tokens "
+                "with <s> and </s>"
             )
         return limits.masked_fill(empty, 0)
 
@@ -325,6 +332,11 @@ class Generator(SequenceGenerator):
             active, idle = active[keep], idle[keep]
             self.model.reorder_incremental_state(states, parents)
             encoder_outs = self.model.reorder_encoder_out(encoder_outs, parents)
+        if impossible := int(ended.scores.amax(1).eq(-math.inf).sum()):
+            logger.warning(
+                f"{impossible} of {sentences} sentences have no hypothesis that the options allow (--min-len, "
+                "--no-repeat-ngram-size, prefixes ...); what was written when nothing was left has a score of -inf"
+            )
         return ended.hypotheses()
 
     def is_done(self, step: int, at_limit: Tensor, ended: Ended, active: Tensor, going_on: Tensor, limits: Tensor):

@@ -1,10 +1,53 @@
-"""Beam search's choice among all types, without sorting them all."""
+"""fairseq's beam search without sorting the whole vocabulary, and its sampling where next to nothing is allowed."""
+
+import math
 
 import torch
 from fairseq import search
 from torch import Tensor
 
+from .errors import PMLMError
+
 BLOCK = 128
+
+
+def check_options(options, types: int) -> None:
+    """Refuse options of fairseq's searches that contradict each other or the vocabulary.
+
+    Args:
+        options: fairseq's group of generation options, or a namespace with some of them.
+        types: size of the vocabulary.
+
+    Raises:
+        PMLMError: where fairseq would go on with other numbers, or end in a traceback.
+    """
+
+    def get(name, default):
+        return getattr(options, name, default)
+
+    beam, nbest, groups = get("beam", 5), get("nbest", 1), get("diverse_beam_groups", -1)
+    topk, topp, rate = get("sampling_topk", -1), get("sampling_topp", -1.0), get("diversity_rate", -1.0)
+    sampling = get("sampling", False)
+    if get("print_alignment", None):
+        raise PMLMError("--print-alignment: one stack reads the source and writes the target; it has no alignment")
+    if get("match_source_len", False):
+        raise PMLMError("--match-source-len: it goes beyond the longest target that the model has positions for")
+    if beam < 1 or 2 * beam > types - 1:
+        raise PMLMError(f"--beam {beam}: with {types} types it lies in 1 .. {(types - 1) // 2}")
+    if not 1 <= nbest <= beam:
+        raise PMLMError(f"--nbest {nbest} is not in 1 .. {beam}, the number of beams")
+    if groups > 0 and beam % groups:
+        raise PMLMError(f"--diverse-beam-groups {groups} does not divide --beam {beam}")
+    if sum([sampling, groups > 0, rate > 0]) > 1:
+        raise PMLMError("--sampling, --diverse-beam-groups and --diversity-rate are different searches; give one")
+    if not sampling and (topk > 0 or topp > 0):
+        raise PMLMError(f"--sampling-topk {topk} and --sampling-topp {topp} belong to --sampling")
+    if topk > types:
+        raise PMLMError(f"--sampling-topk {topk} is more than the {types} types")
+    if topp > 1:
+        raise PMLMError(f"--sampling-topp {topp} is no probability")
+    if get("temperature", 1.0) <= 0:
+        raise PMLMError(f"--temperature {get('temperature', 1.0)} is not above 0")
 
 
 class BeamSearch(search.BeamSearch):
@@ -54,3 +97,25 @@ class BeamSearch(search.BeamSearch):
         last = torch.arange(first, types, device=lprobs.device)
         starts = torch.arange(beams, device=lprobs.device) * types
         return (starts[:, None] + last).flatten().expand(sentences, -1)
+
+
+class Sampling(search.Sampling):
+    """fairseq's sampling, also where all that is allowed has a probability that fp32 rounds to 0.
+
+    That happens: a prefix or the length limit leaves one type, the model thinks little of it, and
+    ``torch.multinomial`` wants a sum above 0. What is left keeps its proportions; where nothing is left, </s> is
+    "drawn" with a score of -inf.
+    """
+
+    def step(self, step, lprobs, scores, prev_output_tokens=None, original_batch_idxs=None):
+        """Draw; arguments and result as for :meth:`BeamSearch.step`, one candidate a beam."""
+        best = lprobs.amax(2)  # (sentences, beams)
+        lost = best < -50
+        if not lost.any():
+            return super().step(step, lprobs, scores, prev_output_tokens, original_batch_idxs)
+        nothing = best.eq(-math.inf)
+        shift = best.masked_fill(nothing | ~lost, 0.0)
+        lprobs = lprobs - shift[:, :, None]
+        lprobs[:, :, self.eos].masked_fill_(nothing, 0.0)
+        totals, words, beams = super().step(step, lprobs, scores, prev_output_tokens, original_batch_idxs)
+        return totals + shift.masked_fill(nothing, -math.inf).gather(1, beams), words, beams

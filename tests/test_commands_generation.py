@@ -17,6 +17,8 @@ from commands import (
     refused,
 )
 
+from fairseq_pmlm.errors import PMLMError
+
 pytestmark = pytest.mark.slow
 
 
@@ -56,6 +58,52 @@ def test_the_causal_mode_and_the_authors_corruption_and_smoothing(work, pretrain
     for i in (0, 36):
         expected = beam_search(model, [0, *(task.dictionary.index(w) for w in source[i]), 2], 2, max_len=6)
         assert [text for _, text in found[i]] == [task.dictionary.string(t) for t, _ in expected]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_generation_and_validation_in_half_precision(work, finetuned, dtype):
+    """The scores are those of a model whose parameters really have that type."""
+    model, task = load(finetuned)
+    source = (work / "p.test.src").read_text().splitlines()
+    option = f"--{dtype}"
+    found = hypotheses(generate(work, finetuned, option, "--beam", 1, "--batch-size", 1, "--max-len-b", 6))
+    exact = hypotheses(generate(work, finetuned, "--beam", 1, "--batch-size", 1, "--max-len-b", 6))
+    model = model.bfloat16() if dtype == "bf16" else model.half()
+    assert {p.dtype for p in model.parameters()} == {getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[dtype])}
+    same = 0
+    for i in range(37):
+        tokens = torch.tensor([[0, *(task.dictionary.index(w) for w in source[i].split()), 2]])
+        score, text = found[i][0]
+        target = torch.tensor([[2, *(task.dictionary.index(w) for w in text.split())]])
+        with torch.no_grad():
+            lengths = torch.tensor([tokens.size(1)])
+            output = model(src_tokens=tokens, src_lengths=lengths, prev_output_tokens=target)
+        lprobs = model.get_normalized_probs(output, log_probs=True)[0]
+        wanted = torch.cat([target[0, 1:], torch.tensor([2])])
+        assert score == pytest.approx(lprobs.gather(1, wanted[:, None]).mean().item() / math.log(2), abs=0.02)
+        same += score == exact[i][0][0]
+    assert same < 20  # rounding shows
+    sent = interactive(work, finetuned, "w3 w4 w5\n", option, "--beam", 1, "--max-len-b", 6).stdout
+    assert hypotheses(sent)
+    options = [work / "pairs", *USER_DIR, "--task", "pmlm_seq2seq", "--path", finetuned, "--cpu", "--batch-size", 16]
+    done = command("validate", *options, option)
+    loss = float(re.search(r"\| loss (\S+)", done.stdout + done.stderr)[1])
+    exact = command("validate", *options)
+    assert loss == pytest.approx(float(re.search(r"\| loss (\S+)", exact.stdout + exact.stderr)[1]), abs=0.05)
+    assert ("parameters as bfloat16" in done.stdout + done.stderr) == (dtype == "bf16")
+
+
+def test_validation_casts_the_parameters(finetuned):
+    from fairseq import checkpoint_utils
+
+    def types(**overrides):  # fairseq-validate passes its whole command line as overrides
+        models, _, _ = checkpoint_utils.load_model_ensemble_and_task([str(finetuned)], arg_overrides=overrides)
+        return {p.dtype for p in models[0].parameters()}
+
+    assert types(bf16=False) == {torch.float32}
+    assert types(bf16=True) == {torch.bfloat16}
+    with pytest.raises(PMLMError, match="--fp16 and --bf16"):
+        types(bf16=True, fp16=True)
 
 
 def test_scoring_references_equals_full_forwards(work, finetuned):

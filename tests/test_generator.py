@@ -3,6 +3,7 @@
 import itertools
 import math
 from argparse import Namespace
+from collections import Counter
 
 import pytest
 import torch
@@ -286,7 +287,7 @@ def test_an_empty_source_has_an_empty_target_in_its_place():
     assert all(len(h[0]) > 2 for h in found[2])
 
 
-def test_rules_that_leave_nothing_do_not_lose_the_sentence():
+def test_rules_that_leave_nothing_do_not_lose_the_sentence(caplog):
     model = small_model()
     with torch.no_grad():  # two words, each once, and 8 to say
         model.output_layer.bias[[i for i in range(36) if i not in (5, 6, EOS)]] = -math.inf
@@ -294,19 +295,71 @@ def test_rules_that_leave_nothing_do_not_lose_the_sentence():
     for hypotheses in found:
         assert len(hypotheses) == 1
         assert hypotheses[0][1] == -math.inf
+    assert "2 of 2 sentences have no hypothesis that the options allow" in caplog.text
+
+
+@pytest.mark.parametrize("options", [{}, {"sampling_topk": 3}, {"sampling_topp": 0.5}], ids=str)
+def test_sampling_where_next_to_nothing_is_allowed(options):
+    model = small_model(seed=2)
+    with torch.no_grad():
+        model.output_layer.bias[[6, EOS]] -= 500.0  # the prefix and the end: fp32 rounds their probabilities to 0
+    prefix = torch.tensor([[6], [6]])
+    for hypotheses in search([model], [5, 7], beam=3, sampling=True, max_len_b=4, prefix_tokens=prefix, **options):
+        assert len(hypotheses) == 3
+        for tokens, _, scores in hypotheses:
+            assert (len(tokens), tokens[0], tokens[-1]) == (5, 6, EOS)
+            assert max(scores[0], scores[-1]) < -400
+            assert min(scores[1:-1]) > -30
+    with torch.no_grad():
+        model.output_layer.bias[[i for i in range(36) if i != 5]] = -math.inf  # one word, which must not be repeated
+    found = search([model], [5, 7], beam=3, sampling=True, no_repeat_ngram_size=1, max_len_b=4, **options)
+    assert all(h[1] == -math.inf for hypotheses in found for h in hypotheses)
+
+
+@pytest.mark.parametrize("bonus", [0.0, 30.0])
+def test_draws_keep_their_proportions_where_probabilities_vanish(bonus):
+    from fairseq_pmlm.search import Sampling
+
+    lprobs = torch.full((1, 2, 36), -math.inf)
+    lprobs[:, :, [7, 9]] = torch.tensor([0.25, 0.75]).log() - 30.0 - bonus
+    drawn = Counter()
+    for seed in range(400):
+        torch.manual_seed(seed)
+        totals, words, beams = Sampling(small_dictionary(), -1, -1.0).step(1, lprobs.clone(), torch.zeros(1, 2, 1))
+        assert beams.tolist() == [[0, 1]]
+        assert totals.tolist() == [pytest.approx(lprobs[0, 0, words[0]].tolist(), rel=1e-5)]
+        drawn.update(words[0].tolist())
+    assert drawn[9] / 800 == pytest.approx(0.75, abs=0.05)
+    assert drawn[7] + drawn[9] == 800
 
 
 def test_contradictions_are_refused():
     model = small_model()
-    with pytest.raises(PMLMError, match="--beam 18 is too many for 36 types; at most 17"):
-        build([model], beam=18)
+    for options, message in [
+        ({"beam": 18}, r"--beam 18: with 36 types it lies in 1 \.\. 17"),
+        ({"beam": 0}, "--beam 0"),
+        ({"nbest": 5}, r"--nbest 5 is not in 1 \.\. 4"),
+        ({"diverse_beam_groups": 3}, "--diverse-beam-groups 3 does not divide --beam 4"),
+        ({"diverse_beam_groups": 2, "sampling": True}, "give one"),
+        ({"sampling_topk": 5}, "belong to --sampling"),
+        ({"sampling": True, "sampling_topk": 37}, "--sampling-topk 37 is more than the 36 types"),
+        ({"sampling": True, "sampling_topp": 1.5}, r"--sampling-topp 1\.5"),
+        ({"temperature": 0.0}, r"--temperature 0\.0"),
+    ]:
+        with pytest.raises(PMLMError, match=message):
+            build([model], **options)
     with pytest.raises(PMLMError, match="--unnormalized"):
         build([model], task_options={"length_penalty_type": "wu"}, unnormalized=True)
-    with pytest.raises(PMLMError, match="--early-stop never"):
-        build([model], task_options={"early_stop": "exact"}, unkpen=-1.0)
+    for options in (
+        {"unkpen": -1.0},
+        {"diverse_beam_groups": 2, "diverse_beam_strength": -0.5},
+        {"diversity_rate": -0.5},
+    ):
+        with pytest.raises(PMLMError, match="--early-stop never"):
+            build([model], task_options={"early_stop": "exact"}, **options)
     with pytest.raises(PMLMError, match="--no-repeat-ngram-ignore 'zzz': no symbol"):
         build([model], task_options={"no_repeat_ngram_ignore": "zzz"})
-    with pytest.raises(PMLMError, match="--min-len 9 is more than the limit for a source of 5 tokens, 8"):
+    with pytest.raises(PMLMError, match=r"--min-len 9 is more than the 8 tokens .* source of 5 tokens"):
         search([model], [5, 6], min_len=9)
     with torch.no_grad():
         model.output_layer.bias[7] = math.nan

@@ -47,7 +47,7 @@ class PMLMBaseTask(FairseqTask):
         return self.dictionary
 
     def build_model(self, cfg, from_checkpoint=False):
-        """Build the model.
+        """Build the model; *from_checkpoint*: to generate or validate with it, where ``--bf16`` must hold.
 
         Raises:
             PMLMError: it is not one of ours; the batches of these tasks are for nobody else.
@@ -55,6 +55,11 @@ class PMLMBaseTask(FairseqTask):
         model = super().build_model(cfg, from_checkpoint)
         if not isinstance(model, PMLMModel):
             raise PMLMError(f"--arch {cfg._name} is not a PMLM; give one of {', '.join(ARCHITECTURES)}")
+        if from_checkpoint and self.cfg.bf16 is True:  # fairseq looks at --fp16 alone
+            if self.cfg.fp16 is True:
+                raise PMLMError("--fp16 and --bf16 are two types for the same parameters; give one of them")
+            logger.info("parameters as bfloat16")
+            model.bfloat16()
         return model
 
     def build_bpe(self, args):

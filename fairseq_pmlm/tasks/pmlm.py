@@ -54,6 +54,8 @@ class PMLMTaskConfig(FairseqDataclass):
         metadata={"help": "let [P] slots show what the [M] slots of their place show, but for [M] itself"},
     )
     seed: int = II("common.seed")
+    fp16: bool = II("common.fp16")
+    bf16: bool = II("common.bf16")
 
 
 @register_task("pmlm", dataclass=PMLMTaskConfig)

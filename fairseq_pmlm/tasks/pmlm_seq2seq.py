@@ -20,6 +20,7 @@ from ..datasets import Corruption, CutDataset, PseudoMaskedPairDataset
 from ..errors import PMLMError
 from ..generator import EARLY_STOPS, LENGTH_PENALTIES, Generator
 from ..model import seq2seq_limits
+from ..search import check_options
 from .base import MissingDataError, PMLMBaseTask, load_dictionary
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,8 @@ class PMLMSeq2SeqConfig(FairseqDataclass):
         },
     )
     seed: int = II("common.seed")
+    fp16: bool = II("common.fp16")
+    bf16: bool = II("common.bf16")
 
 
 @register_task("pmlm_seq2seq", dataclass=PMLMSeq2SeqConfig)
@@ -212,10 +215,7 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         )
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
-        if getattr(args, "print_alignment", None):
-            raise PMLMError("--print-alignment: one stack reads the source and writes the target; it has no alignment")
-        if getattr(args, "match_source_len", False):
-            raise PMLMError("--match-source-len: it goes beyond the longest target that the model has positions for")
+        check_options(args, len(self.dictionary))
         # Suppressed in the generator: they have probabilities like any other symbol, and are never chosen.
         kwargs = {"tokens_to_suppress": ("<s>", "<mask>", "<pseudo>")}
         if seq_gen_cls is None:
