@@ -166,8 +166,8 @@ class Cache:
         alive = self.seen[:, :, self.source :].any(1)
         count = int(alive.sum(1).max())
         order = alive.long().argsort(dim=1, descending=True, stable=True)[:, :count] + self.source
-        if 2 * (count + new) > capacity - self.source:
-            capacity = self.source + 4 * (count + new)
+        if 4 * (count + new) > 3 * (capacity - self.source):
+            capacity = self.source + 2 * (count + new)
         places = order[:, None, :, None]
         for held in (self.keys, self.values):
             for layer, slots in enumerate(held):

@@ -15,27 +15,20 @@ bound     the matrix products that two slots a step in every layer make (layers,
 
 import argparse
 import json
+import multiprocessing
+import os
+import resource
 import statistics
 import time
-from argparse import Namespace
 
+import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+
+# isort: split
 import torch
-from fairseq.data import Dictionary
-from fairseq.models.transformer import TransformerModel, base_architecture
 from fairseq.sequence_generator import SequenceGenerator
+from peers import build_fairseq, build_ours, describe_machine, dictionary, print_table, take_turns
 
-import fairseq_pmlm  # noqa: F401
 from fairseq_pmlm.generator import Generator
-from fairseq_pmlm.model import PMLMConfig, PMLMModel
-
-
-def dictionary(types: int) -> Dictionary:
-    found = Dictionary()
-    for i in range(types - 6):
-        found.add_symbol(f"w{i}")
-    found.add_symbol("<mask>")
-    found.add_symbol("<pseudo>")
-    return found
 
 
 def end_when_allowed(model, eos: int):
@@ -48,45 +41,13 @@ def end_when_allowed(model, eos: int):
         return lprobs
 
     model.get_normalized_probs = patched
-    return model.eval()
 
 
-def prepared(model):
-    """*model* as fairseq-generate prepares it."""
+def prepared(model, eos: int):
+    """*model* as fairseq-generate prepares it, and made to end."""
     model.make_generation_fast_()
+    end_when_allowed(model, eos)
     return model
-
-
-def build_ours(layers, width, symbols, args):
-    cfg = PMLMConfig(
-        encoder_layers=layers,
-        encoder_embed_dim=width,
-        encoder_ffn_embed_dim=4 * width,
-        encoder_attention_heads=width // 64,
-        max_positions=512,
-        max_target_positions=args.limit + 1,
-        relative_positions=args.relative_positions,
-    )
-    return end_when_allowed(PMLMModel(cfg, symbols, None), symbols.eos())
-
-
-def build_fairseq(layers, width, symbols, args):
-    options = Namespace(
-        encoder_layers=layers // 2,
-        decoder_layers=layers // 2,
-        encoder_embed_dim=width,
-        decoder_embed_dim=width,
-        encoder_ffn_embed_dim=4 * width,
-        decoder_ffn_embed_dim=4 * width,
-        encoder_attention_heads=width // 64,
-        decoder_attention_heads=width // 64,
-        share_all_embeddings=True,
-        max_source_positions=512,
-        max_target_positions=512,
-    )
-    base_architecture(options)
-    task = Namespace(source_dictionary=symbols, target_dictionary=symbols)
-    return end_when_allowed(TransformerModel.build_model(options, task), symbols.eos())
 
 
 @torch.no_grad()
@@ -153,6 +114,104 @@ def multiply(layers, width, types, sentences, beam, source, output):
         x @ vocabulary
 
 
+def setting(args, source, output, limit, beam):
+    """Symbols, ours with its search, and a batch: every hypothesis ends after *output* tokens."""
+    layers, width = map(int, args.size.split("x"))
+    symbols = dictionary(args.types)
+    model = build_ours(
+        layers,
+        width,
+        symbols,
+        max_positions=source + limit + 2,
+        max_target_positions=limit + 1,
+        relative_positions=args.relative_positions,
+    )
+    model = prepared(model, symbols.eos())
+    tokens = torch.randint(4, args.types - 2, (args.sentences, source))
+    tokens[:, 0], tokens[:, -1] = symbols.bos(), symbols.eos()
+    sample = {"net_input": {"src_tokens": tokens, "src_lengths": torch.full((args.sentences,), source)}}
+    options = {"beam_size": beam, "max_len_b": limit, "min_len": output - 1}
+    search = Generator([model], symbols, tokens_to_suppress=("<s>", "<mask>", "<pseudo>"), **options)
+
+    def run(search=search, model=model):
+        found = search.generate([model], sample)
+        assert len(found) == args.sentences, "every sentence has hypotheses"
+        assert all(len(h["tokens"]) == output for hypotheses in found for h in hypotheses), "of the wanted length"
+
+    return symbols, model, sample, options, run
+
+
+def compare(args):
+    """Sentences per second of all systems."""
+    symbols, _, sample, options, run = setting(args, args.source, args.output, args.limit, args.beam)
+    layers, width = map(int, args.size.split("x"))
+    systems = {"ours": run}
+    if "fairseq" in args.systems:
+        peer = prepared(build_fairseq(layers, width, symbols), symbols.eos())
+        peer_search = SequenceGenerator([peer], symbols, **options)
+        systems["fairseq"] = lambda: run(peer_search, peer)
+    if "authors" in args.systems:
+        plain = build_ours(layers, width, symbols, max_positions=args.source + args.limit + 2).eval()
+        tokens = sample["net_input"]["src_tokens"]
+        systems["authors"] = lambda: generate_as_authors(plain, tokens, args.beam, args.limit)
+    systems["bound"] = lambda: multiply(layers, width, args.types, args.sentences, args.beam, args.source, args.output)
+    times = take_turns({name: systems[name] for name in args.systems}, args.rounds)
+    print(
+        f"{args.size}, {args.types} types, {args.sentences} sentences of {args.source} tokens, beam {args.beam}, "
+        f"{args.output} tokens out of at most {args.limit}; {describe_machine()}, {args.rounds} rounds"
+    )
+    print_table(times, args.sentences, "sentences")
+    return times
+
+
+def time_steps(args):
+    """Milliseconds of the last steps of outputs of 10, 100 and 400 tokens: what a step costs as an output grows."""
+    print(f"{args.size}, one step of {args.sentences} x {args.beam} beams, sources of {args.source} tokens")
+    print("| tokens so far | ms a step |\n|---|---|")
+    found = {}
+    for output in args.steps:
+        _, model, _, _, run = setting(args, args.source, output, output + 10, args.beam)
+        seconds, decode = [], model.decoder.forward
+        ends = []
+
+        def timed(*inputs, decode=decode, ends=ends, **named):
+            ends.append(time.perf_counter())
+            return decode(*inputs, **named)
+
+        model.decoder.forward = timed
+        for _ in range(args.rounds):
+            ends.clear()
+            run()
+            seconds += [b - a for a, b in zip(ends[-9:-1], ends[-8:], strict=True)]
+        found[output] = seconds
+        print(f"| {output} | {1000 * statistics.median(seconds):.1f} |", flush=True)
+    return found
+
+
+def peak_of_one(args, beam):
+    """Most bytes that this process has held at once beyond what the model takes, and all of them."""
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    *_, run = setting(args, args.memory, args.output, args.limit, beam)
+    with open("/proc/self/statm", encoding="ascii") as f:
+        before = int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    run()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak - before, peak
+
+
+def measure_memory(args):
+    """Peak memory of a batch at beam 1 and 8, each in a process of its own."""
+    found = {}
+    print(f"{args.size}, {args.sentences} sentences of {args.memory} tokens, {args.output} out")
+    print("| beam | peak beyond the model, MB | peak of the process, MB |\n|---|---|---|")
+    for beam in (1, 8):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found[beam] = pool.apply(peak_of_one, (args, beam))
+        print(f"| {beam} | {found[beam][0] / 1e6:.0f} | {found[beam][1] / 1e6:.0f} |", flush=True)
+    print(f"beam 8 / beam 1: {found[8][0] / found[1][0]:.2f} beyond the model, {found[8][1] / found[1][1]:.2f} in all")
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="6x384", help="layers x width (default: %(default)s)")
@@ -166,55 +225,22 @@ def main():
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
     parser.add_argument("--systems", nargs="+", default=["ours", "fairseq", "authors", "bound"], help="which to run")
     parser.add_argument("--relative-positions", action="store_true", help="ours: with relative position bias")
-    parser.add_argument("--json", metavar="FILE", help="write all times here, in seconds")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", metavar="TOKENS", help="instead: time of a step after outputs of so many tokens"
+    )
+    parser.add_argument(
+        "--memory", type=int, metavar="TOKENS", help="instead: peak memory at beam 1 and 8, sources of so many tokens"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write everything measured here, in seconds or bytes")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    layers, width = map(int, args.size.split("x"))
     torch.manual_seed(1)
-    symbols = dictionary(args.types)
-    tokens = torch.randint(4, args.types - 2, (args.sentences, args.source))
-    tokens[:, 0], tokens[:, -1] = symbols.bos(), symbols.eos()
-    sample = {"net_input": {"src_tokens": tokens, "src_lengths": torch.full((args.sentences,), args.source)}}
-    options = {"beam_size": args.beam, "max_len_b": args.limit, "min_len": args.output - 1}
-
-    def searched(search, model):
-        found = search.generate([model], sample)
-        assert len(found) == args.sentences, "every sentence has hypotheses"
-        assert all(len(h["tokens"]) == args.output for hypotheses in found for h in hypotheses), "of the wanted length"
-
-    systems = {}
-    if "authors" in args.systems:
-        plain = build_ours(layers, width, symbols, args)
-        systems["authors"] = lambda: generate_as_authors(plain, tokens, args.beam, args.limit)
-    if "ours" in args.systems:
-        ours = prepared(build_ours(layers, width, symbols, args))
-        search = Generator([ours], symbols, tokens_to_suppress=("<s>", "<mask>", "<pseudo>"), **options)
-        systems["ours"] = lambda: searched(search, ours)
-    if "fairseq" in args.systems:
-        peer = prepared(build_fairseq(layers, width, symbols, args))
-        peer_search = SequenceGenerator([peer], symbols, **options)
-        systems["fairseq"] = lambda: searched(peer_search, peer)
-    systems["bound"] = lambda: multiply(layers, width, args.types, args.sentences, args.beam, args.source, args.output)
-    systems = {name: systems[name] for name in args.systems}
-
-    times = {name: [] for name in systems}
-    for _ in range(args.rounds):
-        for name, run in systems.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    print(
-        f"{args.size}, {args.types} types, {args.sentences} sentences of {args.source} tokens, beam {args.beam}, "
-        f"{args.output} tokens out of at most {args.limit}; {torch.get_num_threads()} threads, {args.rounds} rounds"
-    )
-    print("| system | sentences/s | ours is faster by |\n|---|---|---|")
-    for name, seconds in times.items():
-        ratio = statistics.median(other / own for other, own in zip(seconds, times.get("ours", seconds), strict=True))
-        print(f"| {name} | {args.sentences / statistics.median(seconds):.2f} | {ratio:.2f}x |")
+    measure = time_steps if args.steps else measure_memory if args.memory else compare
+    found = measure(args)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as f:
-            json.dump({"options": vars(args), "seconds": times}, f, indent=1)
+            json.dump({"options": vars(args), "measured": found}, f, indent=1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""What the benchmarks share: the models that are compared, with random weights, and runs that take turns."""
+
+import statistics
+import time
+from argparse import Namespace
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.models.transformer import TransformerModel, base_architecture
+
+from fairseq_pmlm.model import PMLMConfig, PMLMModel
+
+
+def dictionary(types: int) -> Dictionary:
+    """A dictionary of so many *types*, with <mask> and <pseudo>."""
+    found = Dictionary()
+    for i in range(types - 6):
+        found.add_symbol(f"w{i}")
+    found.add_symbol("<mask>")
+    found.add_symbol("<pseudo>")
+    return found
+
+
+def build_ours(layers: int, width: int, symbols: Dictionary, **options) -> PMLMModel:
+    """One stack of *layers* for source and target."""
+    cfg = PMLMConfig(
+        encoder_layers=layers,
+        encoder_embed_dim=width,
+        encoder_ffn_embed_dim=4 * width,
+        encoder_attention_heads=width // 64,
+        **options,
+    )
+    return PMLMModel(cfg, symbols, None)
+
+
+def build_fairseq(layers: int, width: int, symbols: Dictionary, positions: int = 1024) -> TransformerModel:
+    """fairseq's Transformer, half of the *layers* in the encoder and half in the decoder."""
+    options = Namespace(
+        encoder_layers=layers // 2,
+        decoder_layers=layers // 2,
+        encoder_embed_dim=width,
+        decoder_embed_dim=width,
+        encoder_ffn_embed_dim=4 * width,
+        decoder_ffn_embed_dim=4 * width,
+        encoder_attention_heads=width // 64,
+        decoder_attention_heads=width // 64,
+        share_all_embeddings=True,
+        attention_dropout=0.1,
+        max_source_positions=positions,
+        max_target_positions=positions,
+    )
+    base_architecture(options)
+    task = Namespace(source_dictionary=symbols, target_dictionary=symbols)
+    return TransformerModel.build_model(options, task)
+
+
+def take_turns(systems: dict, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each system, a function without arguments, in each round; systems run one after the other."""
+    times = {name: [] for name in systems}
+    for _ in range(rounds):
+        for name, run in systems.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def print_table(times: dict[str, list[float]], amount: float, unit: str) -> None:
+    """Medians of *amount* per second, and the median over rounds of each system's time as a multiple of ours."""
+    print(f"| system | {unit}/s | time, as a multiple of ours |\n|---|---|---|")
+    for name, seconds in times.items():
+        ratio = statistics.median(other / own for other, own in zip(seconds, times.get("ours", seconds), strict=True))
+        print(f"| {name} | {amount / statistics.median(seconds):,.2f} | {ratio:.2f} |")
+
+
+def describe_machine() -> str:
+    """For the line under a table."""
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads"
