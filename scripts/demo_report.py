@@ -16,8 +16,8 @@ from baselines import shuffled
 
 import fairseq_pmlm  # noqa: F401
 from fairseq_pmlm.hypotheses import read_generate_output, read_segments
-from fairseq_pmlm.score_tokenizers import suggest_tokenizer
 from fairseq_pmlm.scoring import score_rouge
+from fairseq_pmlm.scoring.tokenizers import suggest_tokenizer
 from fairseq_pmlm.text import replacing, write_text
 
 matplotlib.use("Agg")

@@ -1,10 +1,13 @@
-"""Scores hypotheses against one or several reference files: ROUGE, BLEU, chrF with bootstrap intervals.
+"""Scores hypotheses against one or several reference files: intervals, comparisons, the published presets.
 
 python scripts/score.py --metric rouge --hyp hyp.txt --ref ref.txt
 python scripts/score.py --metric bleu --metric chrf --hyp hyp.txt --ref ref1.txt --ref ref2.txt --json
 python scripts/score.py --metric rouge --tokenizer intl --hyp-from-generate generate-test.txt --ref ref.txt
+python scripts/score.py --preset cnndm --hyp-from-generate generate-test.txt --ref test.target
+python scripts/score.py --metric rouge --hyp hyp.txt --compare other.txt --ref ref.txt
 
 All files hold one segment per line, in UTF-8. The signature below the table says how the numbers were made: quote it.
+A preset post-processes both sides as published for its data set, and has metrics of its own if none is asked for.
 """
 
 import argparse
@@ -19,13 +22,22 @@ logging.getLogger("fairseq").setLevel(logging.WARNING)  # or its import reports 
 from fairseq_pmlm.errors import PMLMError, install_excepthook  # noqa: E402
 from fairseq_pmlm.hypotheses import read_generate_output, read_segments  # noqa: E402
 from fairseq_pmlm.scoring import (  # noqa: E402
+    PRESETS,
+    Bootstrap,
+    as_json,
+    compare,
+    find_preset,
     format_table,
+    prepare,
     score_bleu,
     score_chrf,
+    score_meteor,
     score_rouge,
+    text_statistics,
 )
+from fairseq_pmlm.scoring.meteor import missing_meteor  # noqa: E402
 
-METRICS = ["rouge", "bleu", "chrf"]
+METRICS = ["rouge", "bleu", "chrf", "meteor", "stats"]
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -33,14 +45,25 @@ def parse_args(argv=None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--metric", action="append", required=True, help="rouge, bleu or chrf; may be repeated")
+    add("--metric", action="append", default=[], help=f"{', '.join(METRICS)}; may be repeated")
+    add("--preset", help=f"post-process and score as published: {', '.join(PRESETS)}")
     hypotheses = parser.add_mutually_exclusive_group(required=True)
     hypotheses.add_argument("--hyp", metavar="FILE", help="hypotheses, one per line")
     hypotheses.add_argument("--hyp-from-generate", metavar="FILE", help="output of fairseq-generate (its D- lines)")
+    others = parser.add_mutually_exclusive_group()
+    others.add_argument("--compare", metavar="FILE", help="hypotheses of another system: test the difference")
+    others.add_argument("--compare-from-generate", metavar="FILE", help="the same, as output of fairseq-generate")
     add("--ref", metavar="FILE", action="append", required=True, help="references, one per line; may be repeated")
-    add("--tokenizer", help="default, intl, char or spm, for ROUGE and BLEU (default: default)")
+    add("--tokenizer", help="default, intl, char, none or spm, for ROUGE, BLEU and stats (default: default)")
     add("--sentencepiece-model", metavar="FILE", help="model for --tokenizer spm")
     add("--stem", action="store_true", help="stem English words in ROUGE (Porter)")
+    add(
+        "--word-limit",
+        metavar="N",
+        type=int,
+        help="of --preset cnndm: cut hypotheses at N words (default: 160; 0: not)",
+    )
+    add("--meteor", default="1.5", help="1.5: METEOR 1.5 as published (Java); nltk: nltk's (default: 1.5)")
     add("--bootstrap", metavar="N", type=int, default=1000, help="resamples for the interval, 0: none (default: 1000)")
     add("--confidence", metavar="P", type=float, default=0.95, help="of the interval (default: 0.95)")
     add("--seed", type=int, default=12345, help="of the bootstrap (default: 12345)")
@@ -53,50 +76,77 @@ def main(argv=None) -> None:
     args = parse_args(argv)
     metrics = list(dict.fromkeys(args.metric))
     check_options(args, metrics)
+    bootstrap = Bootstrap(args.bootstrap, args.confidence, args.seed)
+    notes = []
+    if not metrics:
+        metrics = list(find_preset(args.preset).metrics)
+        missing = missing_meteor() if "meteor" in metrics and args.meteor == "1.5" else None
+        if missing:
+            metrics.remove("meteor")
+            notes.append(f"METEOR is left out: METEOR 1.5 {missing}")
 
-    path = args.hyp or args.hyp_from_generate
-    hypotheses = read_segments(path) if args.hyp else read_generate_output(path)
-    references = [read_segments(reference) for reference in args.ref]
-    for name, reference in zip(args.ref, references, strict=True):
-        if len(reference) != len(hypotheses):
-            raise PMLMError(f"{path} has {len(hypotheses)} hypotheses but {name} has {len(reference)} lines")
+    references = [read_segments(path) for path in args.ref]
+    systems = [(args.hyp or args.hyp_from_generate, args.hyp is not None)]
+    if args.compare or args.compare_from_generate:
+        systems.append((args.compare or args.compare_from_generate, args.compare is not None))
+    scores = []
+    for path, is_text in systems:
+        hypotheses = read_segments(path) if is_text else read_generate_output(path)
+        for name, reference in zip(args.ref, references, strict=True):
+            if len(reference) != len(hypotheses):
+                raise PMLMError(f"{path} has {len(hypotheses)} hypotheses but {name} has {len(reference)} lines")
+        found, said = score_system(args, metrics, hypotheses, references, bootstrap)
+        scores.append(found)
+        notes += [f"{path}: {note}" for note in said] if len(systems) > 1 else said
+    first, *others = scores
+    differences = {}
+    for other in others:
+        for metric in metrics:
+            differences |= compare(first[metric], other[metric])
+    if args.json:
+        print(json.dumps(as_json(first, differences, notes)))
+    else:
+        print(format_table(*first.values(), differences=differences, notes=notes))
 
-    bootstrap = {"bootstrap": args.bootstrap, "confidence": args.confidence, "seed": args.seed}
+
+def score_system(args, metrics, hypotheses, references, bootstrap):
+    """({metric: Scores}, notes) of one system."""
+    origin, notes = {}, []
     tokenizer = {"tokenizer": args.tokenizer, "sentencepiece_model": args.sentencepiece_model}
+    rouge, bleu, words = {**tokenizer, "stem": args.stem}, tokenizer, tokenizer
+    if args.preset:
+        texts = prepare(args.preset, hypotheses, references, args.word_limit)
+        (hypotheses, references), origin, notes = texts.pair, texts.origin, texts.notes
+        rouge, bleu, words = texts.preset.rouge, texts.preset.bleu, {"tokenizer": "none"}
     score = {
-        "rouge": lambda: score_rouge(hypotheses, references, stem=args.stem, **tokenizer, **bootstrap),
-        "bleu": lambda: score_bleu(hypotheses, references, **tokenizer, **bootstrap),
-        "chrf": lambda: score_chrf(hypotheses, references, **bootstrap),
+        "rouge": lambda *texts: score_rouge(*texts, **rouge, bootstrap=bootstrap, origin=origin),
+        "bleu": lambda *texts: score_bleu(*texts, **bleu, bootstrap=bootstrap, origin=origin),
+        "chrf": lambda *texts: score_chrf(*texts, bootstrap=bootstrap, origin=origin),
+        "meteor": lambda *texts: score_meteor(*texts, args.meteor, bootstrap=bootstrap, origin=origin),
+        "stats": lambda *texts: text_statistics(*texts, **words, origin=origin),
     }
-    scores = {metric: score[metric]() for metric in metrics}
-
-    if not args.json:
-        print(format_table(*scores.values()))
-        return
-    first = scores[metrics[0]]
-    result = {
-        "scores": {
-            name: {"score": value.mean, "low": value.low, "high": value.high}
-            for part in scores.values()
-            for name, value in part.values.items()
-        },
-        "signatures": {metric: part.signature for metric, part in scores.items()},
-        "confidence": args.confidence,
-        "segments": first.segments,
-        "empty": first.empty,
-    }
-    print(json.dumps(result))
+    return {metric: score[metric](hypotheses, references) for metric in metrics}, notes
 
 
 def check_options(args: argparse.Namespace, metrics: list[str]) -> None:
-    """Raise PMLMError for an unknown metric, and for an option that no metric asked for would read."""
+    """Raise PMLMError for an unknown metric or preset, and for an option that nothing asked for would read."""
+    if not metrics and not args.preset:
+        raise PMLMError("give --metric, --preset or both")
     for metric in metrics:
         if metric not in METRICS:
             raise PMLMError(f"--metric {metric}: unknown; there are {', '.join(METRICS)}")
+    if args.preset:
+        find_preset(args.preset)
+        if args.tokenizer or args.sentencepiece_model or args.stem:
+            raise PMLMError(f"--preset {args.preset} settles --tokenizer and --stem itself")
+    elif args.word_limit is not None:
+        raise PMLMError("--word-limit: is for --preset cnndm only")
     if args.stem and "rouge" not in metrics:
         raise PMLMError("--stem: is for --metric rouge only")
-    if (args.tokenizer or args.sentencepiece_model) and metrics == ["chrf"]:
-        raise PMLMError("--tokenizer: chrf works on characters and has none")
+    if (args.tokenizer or args.sentencepiece_model) and not {"rouge", "bleu", "stats"} & set(metrics):
+        raise PMLMError(f"--tokenizer: {' and '.join(metrics)} have none to choose (chrf works on characters)")
+    if (args.compare or args.compare_from_generate) and not args.bootstrap:
+        raise PMLMError("--compare: needs the resamples that --bootstrap 0 leaves out")
 
 
 if __name__ == "__main__":

@@ -19,17 +19,20 @@ from rouge_score.rouge_scorer import RougeScorer
 
 import fairseq_pmlm.scoring
 from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.score_tokenizers import build_rouge_tokenizer
 from fairseq_pmlm.scoring import (
     ROUGE_TYPES,
+    Bootstrap,
     format_table,
-    resample_sums,
     score_bleu,
     score_chrf,
+    score_meteor,
     score_rouge,
+    text_statistics,
 )
+from fairseq_pmlm.scoring.tokenizers import build_rouge_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
+ONCE = Bootstrap(0)  # no intervals
 WORDS = ["the", "cats", "cat", "sat", "sitting", "on", "a", "mat", "dog", "ran", "home", "fast", "."]
 
 
@@ -80,13 +83,13 @@ def write(path, *lines):
 
 def test_rouge_by_hand():
     # 1-grams: 5 of 5 and 5 of 6; 2-grams: 3 of 4 and 3 of 5; longest common subsequence: all 5 words
-    scores = score_rouge(["The cat on the mat."], [["The cat sat on the mat."]], bootstrap=0)
+    scores = score_rouge(["The cat on the mat."], [["The cat sat on the mat."]], bootstrap=ONCE)
     expected = {"rouge1": 1000 / 11, "rouge2": 200 / 3, "rougeL": 1000 / 11, "rougeLsum": 1000 / 11}
     assert means(scores) == pytest.approx(expected)
 
 
 def test_rouge_lsum_takes_lines_as_sentences():
-    scores = score_rouge(["d e\na b c"], [["a b c\nd e"]], bootstrap=0)
+    scores = score_rouge(["d e\na b c"], [["a b c\nd e"]], bootstrap=ONCE)
     assert means(scores)["rougeL"] == pytest.approx(60)
     assert means(scores)["rougeLsum"] == pytest.approx(100)
 
@@ -96,7 +99,7 @@ def test_rouge_equals_rouge_score(corpus, stem):
     hypotheses, first, second = corpus
     scorer = RougeScorer(ROUGE_TYPES, use_stemmer=stem)
     direct = [scorer.score_multi([a, b], h) for h, a, b in zip(hypotheses, first, second, strict=True)]
-    scores = score_rouge(hypotheses, [first, second], stem=stem, bootstrap=0)
+    scores = score_rouge(hypotheses, [first, second], stem=stem, bootstrap=ONCE)
     for name in ROUGE_TYPES:
         expected = [100 * row[name].fmeasure for row in direct]
         np.testing.assert_allclose(scores.per_segment[name], expected, rtol=0, atol=1e-12)
@@ -108,29 +111,31 @@ def test_rouge_equals_rouge_score(corpus, stem):
 @given(st.text("ab c.\nA1é", max_size=20), st.text("ab c.\nA1é", max_size=20))
 def test_rouge_equals_rouge_score_on_any_text(hypothesis, reference):
     direct = RougeScorer(ROUGE_TYPES).score(reference, hypothesis)
-    scores = score_rouge([hypothesis], [[reference]], tokenizer="default", bootstrap=0)
+    scores = score_rouge([hypothesis], [[reference]], tokenizer="default", bootstrap=ONCE)
     assert means(scores) == pytest.approx({name: 100 * direct[name].fmeasure for name in ROUGE_TYPES})
 
 
 def test_best_reference_per_type_and_segment():
     # reference 1 is better in words, reference 2 in word pairs
-    scores = score_rouge(["a b c d"], [["d c b a"], ["a b x y"]], bootstrap=0)
+    scores = score_rouge(["a b c d"], [["d c b a"], ["a b x y"]], bootstrap=ONCE)
     assert means(scores)["rouge1"] == pytest.approx(100)
     assert means(scores)["rouge2"] == pytest.approx(100 / 3)
 
 
 def test_stemmer():
-    assert means(score_rouge(["cats sitting"], [["cat sits"]], stem=True, bootstrap=0))["rouge1"] == pytest.approx(100)
-    assert means(score_rouge(["cats sitting"], [["cat sits"]], bootstrap=0))["rouge1"] == 0
+    assert means(score_rouge(["cats sitting"], [["cat sits"]], stem=True, bootstrap=ONCE))["rouge1"] == pytest.approx(
+        100
+    )
+    assert means(score_rouge(["cats sitting"], [["cat sits"]], bootstrap=ONCE))["rouge1"] == 0
 
 
 def test_empty_hypotheses_score_0_and_are_counted():
-    scores = score_rouge(["", " ", "a"], [["a", "a", "a"]], bootstrap=0)
+    scores = score_rouge(["", " ", "a"], [["a", "a", "a"]], bootstrap=ONCE)
     assert scores.per_segment["rouge1"].tolist() == [0, 0, 100]
     assert (scores.segments, scores.empty) == (3, 2)
     assert "3 segments, 2 of them with an empty hypothesis" in format_table(scores)
-    assert score_bleu(["", "a"], [["a", "a"]], bootstrap=0).empty == 1
-    assert score_chrf(["", "abc"], [["abc", "abc"]], bootstrap=0).per_segment["chrf"].tolist() == [0, 100]
+    assert score_bleu(["", "a"], [["a", "a"]], bootstrap=ONCE).empty == 1
+    assert score_chrf(["", "abc"], [["abc", "abc"]], bootstrap=ONCE).per_segment["chrf"].tolist() == [0, 100]
 
 
 # BLEU and chrF
@@ -142,7 +147,7 @@ def test_empty_hypotheses_score_0_and_are_counted():
 def test_bleu_equals_sacrebleu(corpus, tokenizer, theirs):
     hypotheses, *references = corpus
     for used in (references[:1], references):
-        scores = score_bleu(hypotheses, used, tokenizer=tokenizer, bootstrap=10)
+        scores = score_bleu(hypotheses, used, tokenizer=tokenizer, bootstrap=Bootstrap(10))
         expected = sacrebleu.corpus_bleu(hypotheses, used, tokenize=theirs).score
         assert scores.values["bleu"].mean == pytest.approx(expected)
         assert scores.values["bleu"].mean > 10
@@ -152,7 +157,7 @@ def test_bleu_equals_sacrebleu(corpus, tokenizer, theirs):
 
 def test_chrf_equals_sacrebleu(corpus):
     hypotheses, *references = corpus
-    scores = score_chrf(hypotheses, references, bootstrap=10)
+    scores = score_chrf(hypotheses, references, bootstrap=Bootstrap(10))
     assert scores.values["chrf"].mean == pytest.approx(sacrebleu.corpus_chrf(hypotheses, references).score)
     expected = [sacrebleu.sentence_chrf(h, list(refs)).score for h, *refs in zip(hypotheses, *references, strict=True)]
     np.testing.assert_allclose(scores.per_segment["chrf"], expected)
@@ -165,7 +170,7 @@ def test_chrf_equals_sacrebleu(corpus):
 def test_resamples_are_sums_over_drawn_segments():
     stats = np.random.default_rng(1).random((7, 3))
     draws = np.random.default_rng(5).integers(7, size=(50, 7))
-    np.testing.assert_allclose(resample_sums(stats, 50, seed=5), stats[draws].sum(axis=1))
+    np.testing.assert_allclose(Bootstrap(50, seed=5).sums(stats), stats[draws].sum(axis=1))
 
 
 def test_rouge_interval(corpus):
@@ -180,8 +185,11 @@ def test_rouge_interval(corpus):
 
     again = score_rouge(hypotheses, [first])
     assert again.values == scores.values
-    assert score_rouge(hypotheses, [first], seed=1).values["rouge1"].low != scores.values["rouge1"].low
-    narrow = score_rouge(hypotheses, [first], confidence=0.5).values["rouge1"]
+    assert (
+        score_rouge(hypotheses, [first], bootstrap=Bootstrap(seed=1)).values["rouge1"].low
+        != scores.values["rouge1"].low
+    )
+    narrow = score_rouge(hypotheses, [first], bootstrap=Bootstrap(confidence=0.5)).values["rouge1"]
     assert scores.values["rouge1"].low < narrow.low < narrow.high < scores.values["rouge1"].high
 
 
@@ -189,14 +197,14 @@ def test_rouge_interval(corpus):
 def test_interval_agrees_with_sacrebleu(corpus, monkeypatch, ours, theirs):
     monkeypatch.delenv("SACREBLEU_SEED", raising=False)  # its default is our default seed
     hypotheses, *references = corpus
-    name, (mean, low, high) = next(iter(ours(hypotheses, references, bootstrap=1000).values.items()))
+    name, (mean, low, high) = next(iter(ours(hypotheses, references, bootstrap=Bootstrap(1000)).values.items()))
     expected = theirs().corpus_score(hypotheses, references, n_bootstrap=1000)
     assert low < mean < high
     assert (high - low) / 2 == pytest.approx(expected._ci, rel=0.05), name
 
 
 def test_without_bootstrap_there_is_no_interval():
-    scores = score_rouge(["a"], [["a"]], bootstrap=0)
+    scores = score_rouge(["a"], [["a"]], bootstrap=ONCE)
     assert scores.values["rouge1"] == (100, None, None)
     assert "|bootstrap:0|rouge-score:" in scores.signature
     assert "interval" not in format_table(scores)
@@ -219,7 +227,7 @@ def test_signature_and_table():
 
 
 def rouge1(hypothesis, reference, **options):
-    return means(score_rouge([hypothesis], [[reference]], bootstrap=0, **options))["rouge1"]
+    return means(score_rouge([hypothesis], [[reference]], bootstrap=ONCE, **options))["rouge1"]
 
 
 def test_korean():
@@ -254,7 +262,7 @@ def test_sentencepiece(spm_model):
     processor = sentencepiece.SentencePieceProcessor(model_file=spm_model)
     hypotheses, references = ["나는 집에 간다", "我爱上海。"], ["나는 학교에 간다", "我爱北京。"]
 
-    scores = score_rouge(hypotheses, [references], tokenizer="spm", sentencepiece_model=spm_model, bootstrap=0)
+    scores = score_rouge(hypotheses, [references], tokenizer="spm", sentencepiece_model=spm_model, bootstrap=ONCE)
     tokenize, name = build_rouge_tokenizer("spm", sentencepiece_model=spm_model)
     tokens = tokenize("我爱上海。")
     assert "".join(tokens).replace("▁", "") == "我爱上海"
@@ -264,7 +272,7 @@ def test_sentencepiece(spm_model):
 
     pieces = [[" ".join(processor.encode(text, out_type=str)) for text in texts] for texts in (hypotheses, references)]
     expected = sacrebleu.corpus_bleu(pieces[0], [pieces[1]], tokenize="none", force=True).score
-    scores = score_bleu(hypotheses, [references], tokenizer="spm", sentencepiece_model=spm_model, bootstrap=0)
+    scores = score_bleu(hypotheses, [references], tokenizer="spm", sentencepiece_model=spm_model, bootstrap=ONCE)
     assert scores.values["bleu"].mean == pytest.approx(expected)
     assert f"|tok:{name}|" in scores.signature
 
@@ -279,35 +287,33 @@ def test_sentencepiece(spm_model):
 def test_stop_where_the_default_tokenizer_would_drop_the_text(text):
     with pytest.raises(PMLMError, match=r"% of the letters lie outside a-z.*'intl'.*'char'.*'spm'"):
         score_rouge([text], [[text]])
-    score_rouge([text], [[text]], tokenizer="default", bootstrap=0)  # asked for, so done
+    score_rouge([text], [[text]], tokenizer="default", bootstrap=ONCE)  # asked for, so done
 
 
 def test_no_stop_for_some_accents():
     text = "The café's naïve résumé — 12 ½ € — is about the Straße, they said in English"
-    score_rouge([text], [[text]], bootstrap=0)
-    score_rouge(["abcdefghi"], [["abcdefghi й й"]], bootstrap=0)  # 2 of 20 letters: just 10 %
-    score_rouge([""], [["..."]], bootstrap=0)  # no letters
+    score_rouge([text], [[text]], bootstrap=ONCE)
+    score_rouge(["abcdefghi"], [["abcdefghi й й"]], bootstrap=ONCE)  # 2 of 20 letters: just 10 %
+    score_rouge([""], [["..."]], bootstrap=ONCE)  # no letters
 
 
 def test_bleu_stops_for_scripts_without_spaces():
     with pytest.raises(PMLMError, match=r"without spaces.*'char'"):
         score_bleu(["我爱北京"], [["我爱北京"]])
-    score_bleu(["나는 학교에 간다"], [["나는 학교에 간다"]], bootstrap=0)
-    score_bleu(["我爱北京"], [["我爱北京"]], tokenizer="default", bootstrap=0)
+    score_bleu(["나는 학교에 간다"], [["나는 학교에 간다"]], bootstrap=ONCE)
+    score_bleu(["我爱北京"], [["我爱北京"]], tokenizer="default", bootstrap=ONCE)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tokenizer": "mecab"}, "tokenizer 'mecab': unknown; there are default, intl, char, spm"),
+        ({"tokenizer": "mecab"}, "tokenizer 'mecab': unknown; there are default, intl, char, none, spm"),
         ({"tokenizer": "spm"}, "needs the path of a sentencepiece model"),
         ({"tokenizer": "intl", "sentencepiece_model": "m"}, "for the tokenizer 'spm' only"),
         ({"tokenizer": "intl", "stem": True}, "stemmer is for English"),
         ({"tokenizer": "spm", "sentencepiece_model": "/no/such"}, "/no/such: cannot be loaded: FileNotFoundError"),
         ({"tokenizer": "spm", "sentencepiece_model": __file__}, "cannot be loaded"),
-        ({"bootstrap": -1}, "bootstrap -1"),
-        ({"confidence": 95.0}, "confidence 95.0"),
-        ({"seed": -1}, "seed -1"),
+        ({"beta": 0}, "beta 0: expected a number above 0"),
     ],
 )
 def test_bad_options(options, message):
@@ -316,7 +322,20 @@ def test_bad_options(options, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("score", [score_rouge, score_bleu, score_chrf])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": -1}, "bootstrap -1"),
+        ({"confidence": 95.0}, "confidence 95.0"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_bad_bootstraps(options, message):
+    with pytest.raises(PMLMError, match=message):
+        Bootstrap(**options)
+
+
+@pytest.mark.parametrize("score", [score_rouge, score_bleu, score_chrf, score_meteor, text_statistics])
 def test_bad_segments(score):
     for hypotheses, references, message in [
         ([], [[]], "nothing to score"),
@@ -341,7 +360,10 @@ def test_script_prints_a_table_or_json(tmp_path, corpus, script, capsys):
     args = ["--metric", "rouge", "--metric", "bleu", "--metric", "chrf", "--hyp", files[0]]
     args += ["--ref", files[1], "--ref", files[2], "--bootstrap", "50", "--seed", "7"]
     hypotheses, *references = corpus
-    parts = [score(hypotheses, references, bootstrap=50, seed=7) for score in (score_rouge, score_bleu, score_chrf)]
+    parts = [
+        score(hypotheses, references, bootstrap=Bootstrap(50, seed=7))
+        for score in (score_rouge, score_bleu, score_chrf)
+    ]
 
     done = run(*args, "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -369,13 +391,49 @@ def test_script_options(tmp_path, script, capsys):
 
     files = ["--hyp", references, "--ref", references]
     for args, message in [
-        (["--metric", "bertscore"], "--metric bertscore: unknown; there are rouge, bleu, chrf"),
+        (["--metric", "bertscore"], "--metric bertscore: unknown; there are rouge, bleu, chrf, meteor, stats"),
         (["--metric", "bleu", "--stem"], "--stem: is for --metric rouge only"),
-        (["--metric", "chrf", "--tokenizer", "char"], "--tokenizer: chrf works on characters"),
+        (
+            ["--metric", "chrf", "--tokenizer", "char"],
+            r"--tokenizer: chrf have none to choose \(chrf works on characters\)",
+        ),
         (["--metric", "rouge", "--tokenizer", "mecab"], "tokenizer 'mecab': unknown"),
     ]:
         with pytest.raises(PMLMError, match=message):
             script.main([*args, *files])
+
+
+def test_script_presets_and_comparisons(tmp_path, script, capsys, monkeypatch):
+    hypotheses, others = write(tmp_path / "h", "It ' s 3 . 5 %", "no"), write(tmp_path / "o", "it is", "no")
+    references = write(tmp_path / "r", "It's 3.5%", "no")
+    args = ["--hyp", hypotheses, "--ref", references]
+    script.main(["--preset", "xsum", *args, "--bootstrap", "0"])
+    out = capsys.readouterr().out
+    assert "rougeL     100.00\n" in out
+    assert "|preset:xsum|words:penn|" in out
+    script.main(["--preset", "cnndm", "--word-limit", "0", *args, "--bootstrap", "0"])
+    assert "left out; 0 hypotheses are cut at 0 words\n" in capsys.readouterr().out
+    script.main(["--preset", "xsum", *args, "--compare", others, "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["differences"]["rougeL"]["difference"] == pytest.approx(100 - (100 + 200 / 6) / 2)
+    monkeypatch.setattr(script, "missing_meteor", lambda: "is not here")
+    script.main(["--preset", "squad-qg", *args, "--metric", "stats", "--metric", "chrf", "--bootstrap", "0"])
+    assert "distinct1" in capsys.readouterr().out
+    script.main(["--preset", "squad-qg", *args, "--bootstrap", "0"])
+    out = capsys.readouterr().out
+    assert "METEOR is left out: METEOR 1.5 is not here\n" in out
+    assert "bleu1      100.00\n" in out
+    for bad, message in [
+        ([], "give --metric, --preset or both"),
+        (["--preset", "wmt"], "preset 'wmt': unknown; there are xsum, cnndm, gigaword, squad-qg"),
+        (["--preset", "xsum", "--stem"], "--preset xsum settles --tokenizer and --stem itself"),
+        (["--preset", "xsum", "--word-limit", "3"], "word limit 3: is for the preset 'cnndm'"),
+        (["--metric", "rouge", "--word-limit", "3"], "--word-limit: is for --preset cnndm only"),
+        (["--metric", "rouge", "--compare", others, "--bootstrap", "0"], "--compare: needs the resamples"),
+        (["--metric", "rouge", "--compare", write(tmp_path / "x", "a")], "x has 1 hypotheses but .*r has 2 lines"),
+    ]:
+        with pytest.raises(PMLMError, match=message):
+            script.main([*args, *bad])
 
 
 # fairseq's --scoring rouge
@@ -392,7 +450,7 @@ def test_fairseq_scorer(corpus):
     scorer = build_scorer("--rouge-stem")
     for reference, hypothesis in zip(first, hypotheses, strict=True):
         scorer.add_string(reference, hypothesis)
-    expected = score_rouge(hypotheses, [first], stem=True, bootstrap=0)
+    expected = score_rouge(hypotheses, [first], stem=True, bootstrap=ONCE)
     assert scorer.score() == pytest.approx(expected.values["rougeL"].mean)
     assert scorer.result_string() == (
         " ".join(f"{name} = {value.mean:.2f}" for name, value in expected.values.items())
@@ -402,6 +460,17 @@ def test_fairseq_scorer(corpus):
     scorer = scoring.build_scorer("rouge", None)
     scorer.add_string("a b", "a b")
     assert scorer.score() == 100
+
+
+def test_fairseq_scorer_presets():
+    scorer = build_scorer("--rouge-preset", "cnndm")
+    scorer.add_string("g h i j k l <q> a b c d e f", "a b c d e f <q> g h i j k l <q> no")
+    assert scorer.score() == pytest.approx(100)
+    assert "|preset:cnndm|words:penn|sents:marks|" in scorer.result_string()
+    with pytest.raises(PMLMError, match="preset 'wmt': unknown"):
+        build_scorer("--rouge-preset", "wmt")
+    with pytest.raises(PMLMError, match="--rouge-preset xsum settles --rouge-tokenizer"):
+        build_scorer("--rouge-preset", "xsum", "--rouge-tokenizer", "intl")
 
 
 def test_fairseq_scorer_tokenizers(spm_model):
@@ -420,11 +489,13 @@ def test_fairseq_scorer_tokenizers(spm_model):
 
 def test_a_second_import_is_harmless():
     before = scoring.SCORER_REGISTRY["rouge"]
-    spec = importlib.util.spec_from_file_location("scoring_again", fairseq_pmlm.scoring.__file__)
+    spec = importlib.util.spec_from_file_location(
+        "fairseq_pmlm.scoring.again", fairseq_pmlm.scoring.fairseq_scorer.__file__
+    )
     module = importlib.util.module_from_spec(spec)
-    sys.modules["scoring_again"] = module  # dataclasses look their module up
+    sys.modules["fairseq_pmlm.scoring.again"] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     finally:
-        del sys.modules["scoring_again"]
+        del sys.modules["fairseq_pmlm.scoring.again"]
     assert scoring.SCORER_REGISTRY["rouge"] is before

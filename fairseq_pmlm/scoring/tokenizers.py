@@ -10,9 +10,9 @@ import regex
 import sentencepiece
 from rouge_score.tokenizers import DefaultTokenizer
 
-from .errors import PMLMError, describe
+from fairseq_pmlm.errors import PMLMError, describe
 
-TOKENIZERS = ["default", "intl", "char", "spm"]
+TOKENIZERS = ["default", "intl", "char", "none", "spm"]
 MAX_FOREIGN_LETTERS = 0.10  # share of letters that the default tokenizer may lose before scoring stops
 
 # stdlib's \w leaves out combining marks, which would cut Hindi or Thai words at every vowel sign
@@ -41,6 +41,8 @@ def build_rouge_tokenizer(
         return lambda text: WORD.findall(fold(text)), "intl"
     if tokenizer == "char":
         return lambda text: CHARACTER.findall(fold(text)), "char"
+    if tokenizer == "none":
+        return str.split, "none"
     encode, name = load_sentencepiece(sentencepiece_model)
     # punctuation scores nothing in ROUGE, and neither should the bare "▁" that may begin every text
     return lambda text: [piece for piece in encode(fold(text)) if WORD.search(piece)], name
