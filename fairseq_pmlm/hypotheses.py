@@ -1,34 +1,24 @@
 """Files of hypotheses and references: one text a line, or the output of ``fairseq-generate``."""
 
+import os
 import re
 from typing import NamedTuple, Optional
 
 from .errors import PMLMError
+from .text import read_lines
+
+SPACE = "\u2581"  # how sentencepiece spells a space
 
 
 def read_segments(path: str) -> list[str]:
-    r"""The lines of a UTF-8 text file, split at ``"\n"`` and nowhere else.
-
-    ``str.splitlines`` also splits at U+2028, U+0085 and others that do occur inside the texts of a corpus, and shifts
-    all lines after them. A byte order mark and the ``"\r"`` of a Windows line end are dropped.
+    """The lines of a UTF-8 text file, plain or ``.gz``, as :func:`~fairseq_pmlm.text.read_lines` has them.
 
     Raises:
         PMLMError: the file cannot be read, is empty, or is not UTF-8 (naming the line).
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise PMLMError(f"{path}: cannot be read: {error.strerror}") from error
-    if not data:
+    lines = [line for _, line in read_lines(os.fspath(path))]
+    if not lines:
         raise PMLMError(f"{path}: is empty")
-    lines = []
-    for number, line in enumerate(data.removesuffix(b"\n").split(b"\n"), 1):
-        try:
-            lines.append(line.decode("utf-8").removesuffix("\r"))
-        except UnicodeDecodeError as error:
-            raise PMLMError(f"{path}, line {number}: not UTF-8 (byte {error.start + 1}: {error.reason})") from error
-    lines[0] = lines[0].removeprefix("\ufeff")
     return lines
 
 
@@ -45,38 +35,67 @@ class Record(NamedTuple):
 def read_generate(path: str) -> list[Record]:
     """What ``fairseq-generate`` or ``fairseq-interactive`` printed, by id (0, 1, ...), which is the order of the data.
 
-    Reads the lines ``S-<id>``, ``T-<id>`` and ``D-<id>`` (id, score, detokenized text) and ignores all others.
+    Reads the lines ``S-<id>``, ``T-<id>`` and ``D-<id>`` (id, score, detokenized text), which follow each other for
+    each id, and ignores all others. fairseq-interactive, known by its ``W-<id>`` lines, prints sources as dictionary
+    symbols: those of sentencepiece are put together again.
 
     Raises:
-        PMLMError: as :func:`read_segments`; no hypothesis at all, a line with too few fields, or an id that is missing
-            (of a sentence that was skipped, or where the output is cut).
+        PMLMError: as :func:`read_segments`; no hypothesis at all, a line with too few fields, an id that is missing or
+            comes twice, or an end in the middle of a line or of an input.
     """
+    lines = read_segments(path)
+    check_last_line(path)
     sides: dict[str, dict[int, str]] = {"S": {}, "T": {}}
     hypotheses: dict[int, list[tuple[str, float]]] = {}
-    for number, line in enumerate(read_segments(path), 1):
-        match = re.match(r"([STD])-([0-9]+)\t", line)
+    interactive, last = False, None
+    for number, line in enumerate(lines, 1):
+        match = re.match(r"([STDW])-([0-9]+)\t", line)
         if match is None:
             continue
         kind, index = match[1], int(match[2])
-        if kind != "D":
-            sides[kind].setdefault(index, line[match.end() :])
-            continue
-        fields = line.split("\t", 2)
-        try:
-            hypotheses.setdefault(index, []).append((fields[2], float(fields[1])))
-        except (IndexError, ValueError):
-            raise PMLMError(
-                f"{path}, line {number}: expected D-<id>, score and text between tabs, found {line!r}"
-            ) from None
+        begun = sides[kind] if kind in sides else hypotheses if kind == "D" and index != last else {}
+        if index in begun:
+            raise PMLMError(f"{path}, line {number}: {kind}-{index} for the second time; are these two outputs?")
+        last = index
+        interactive = interactive or kind == "W"
+        if kind in sides:
+            sides[kind][index] = line[match.end() :]
+        elif kind == "D":
+            hypotheses.setdefault(index, []).append(read_hypothesis(line, f"{path}, line {number}"))
     if not hypotheses:
         raise PMLMError(f"{path}: no line D-<id>\\t<score>\\t<text>; is this the output of fairseq-generate?")
-    missing = next((i for i in range(len(hypotheses)) if i not in hypotheses), None)
+    known = hypotheses.keys() | sides["S"].keys()
+    missing = next((i for i in range(max(known) + 1) if i not in hypotheses), None)
     if missing is not None:
+        there = f"its source S-{missing}" if missing in sides["S"] else f"ids up to {max(known)}"
         raise PMLMError(
-            f"{path}: no hypothesis D-{missing}, but ids up to {max(hypotheses)}: "
-            "is the output cut, or were sentences skipped?"
+            f"{path}: no hypothesis D-{missing}, but {there}: is the output cut, or were sentences skipped?"
         )
+    if interactive:
+        sides["S"] = {index: join_pieces(source) for index, source in sides["S"].items()}
     return [Record(i, sides["S"].get(i), sides["T"].get(i), hypotheses[i]) for i in range(len(hypotheses))]
+
+
+def read_hypothesis(line: str, where: str) -> tuple[str, float]:
+    """Text and score of a line ``D-<id>``."""
+    fields = line.split("\t", 2)
+    try:
+        return fields[2], float(fields[1])
+    except (IndexError, ValueError):
+        raise PMLMError(f"{where}: expected D-<id>, score and text between tabs, found {line!r}") from None
+
+
+def check_last_line(path: str) -> None:
+    """Raise PMLMError if a file, unless compressed, does not end with a newline: whatever wrote it was stopped."""
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n" and not os.fspath(path).endswith(".gz"):
+            raise PMLMError(f"{path}: the last line has no newline at its end; the output is cut")
+
+
+def join_pieces(source: str) -> str:
+    """The text of sentencepiece's pieces; anything else as it is."""
+    return source.replace(" ", "").replace(SPACE, " ").strip(" ") if SPACE in source else source
 
 
 def read_generate_output(path: str) -> list[str]:

@@ -9,7 +9,7 @@ what a model reaches that has learned the style of summaries and ignores its sou
 """
 
 import argparse
-import json
+import os
 import random
 import re
 import sys
@@ -22,21 +22,17 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
 from fairseq_pmlm.errors import PMLMError, install_excepthook
-from fairseq_pmlm.text import write_text
+from fairseq_pmlm.text import Counts, read_records, text_value, write_text
 
 
 def read_pairs(path):
     """[(src, tgt)] of a JSON-lines file."""
-    if not path.is_file():
-        raise PMLMError(f"{path}: no such file; write it with scripts/docstrings.py")
-    pairs = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                pairs.append((row["src"], row["tgt"]))
-            except (ValueError, KeyError, TypeError):
-                raise PMLMError(f'{path}:{number}: expected {{"src": ..., "tgt": ...}}, found {line[:60]!r}') from None
+    counts, pairs = Counts(), []
+    for number, values in read_records(os.fspath(path), ("src", "tgt"), counts):
+        where = f"{path}, line {number}, key"
+        pairs.append(
+            tuple(text_value(v, f"{where} '{k}'", counts) for k, v in zip(("src", "tgt"), values, strict=True))
+        )
     if not pairs:
         raise PMLMError(f"{path}: has no pairs")
     return pairs

@@ -3,10 +3,12 @@
 
     python scripts/hypotheses.py generate.txt --text hyp.txt
     python scripts/hypotheses.py generate.txt --json hyp.jsonl
+    python scripts/hypotheses.py interactive.txt --source input.txt --json hyp.jsonl
 
 hyp.txt holds the best hypothesis of each input, detokenized, one a line. hyp.jsonl holds an object for each input: id,
 source, reference (where there was one) and hypotheses, a list of {text, score}, the best one first; scores are those
-that fairseq prints (base 2).
+that fairseq prints (base 2). fairseq-interactive prints sources as dictionary symbols: those of sentencepiece are put
+together again, and --source gives the text itself.
 """
 
 import argparse
@@ -14,8 +16,8 @@ import json
 import math
 import re
 
-from fairseq_pmlm.errors import install_excepthook
-from fairseq_pmlm.hypotheses import read_generate
+from fairseq_pmlm.errors import PMLMError, install_excepthook
+from fairseq_pmlm.hypotheses import read_generate, read_segments
 from fairseq_pmlm.text import clean_line, write_text
 
 
@@ -37,11 +39,21 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", help="what fairseq-generate or fairseq-interactive printed")
     parser.add_argument("--text", metavar="FILE", help="write the best hypotheses here, one a line")
+    parser.add_argument(
+        "--source", metavar="FILE", help="what the hypotheses were made from, one text a line, for --json"
+    )
     parser.add_argument("--json", metavar="FILE", help="write JSON lines here, with all hypotheses and scores")
     args = parser.parse_args(argv)
     if not args.text and not args.json:
         parser.error("give --text FILE, --json FILE or both")
+    if args.source and not args.json:
+        parser.error("--source is for --json")
     records = read_generate(args.output)
+    if args.source:
+        sources = read_segments(args.source)
+        if len(sources) != len(records):
+            raise PMLMError(f"{args.output} has {len(records)} inputs but {args.source} has {len(sources)} lines")
+        records = [record._replace(source=source) for record, source in zip(records, sources, strict=True)]
     if args.text:
         write_text(args.text, "".join(f"{clean_line(record.hypotheses[0][0])}\n" for record in records))
     if args.json:

@@ -95,7 +95,13 @@ def test_main(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("", "no pairs"), ('{"src": 1}\n', "x.jsonl:1: expected"), ("{", "expected")]
+    ("text", "message"),
+    [
+        ("", "x.jsonl: has no pairs"),
+        ('{"src": 1}\n', "x.jsonl, line 1: no key 'tgt'"),
+        ('{"src": 1, "tgt": "a"}\n', "x.jsonl, line 1, key 'src': not text, but a number"),
+        ("{", "x.jsonl, line 1: broken JSON"),
+    ],
 )
 def test_bad_pairs(tmp_path, text, message):
     (tmp_path / "x.jsonl").write_text(text)
@@ -104,5 +110,5 @@ def test_bad_pairs(tmp_path, text, message):
 
 
 def test_missing_pairs(tmp_path):
-    with pytest.raises(PMLMError, match="no such file"):
+    with pytest.raises(PMLMError, match=r"cannot read .*x\.jsonl: No such file"):
         baselines.read_pairs(tmp_path / "x.jsonl")

@@ -22,15 +22,15 @@ def test_lines_end_at_newlines_only(tmp_path):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(PMLMError, match="nothere: cannot be read: No such file"):
+    with pytest.raises(PMLMError, match="cannot read .*nothere: No such file"):
         read_segments(tmp_path / "nothere")
-    with pytest.raises(PMLMError, match="cannot be read: Is a directory"):
+    with pytest.raises(PMLMError, match="cannot read .*: Is a directory"):
         read_segments(tmp_path)
     (tmp_path / "empty").touch()
     with pytest.raises(PMLMError, match="empty: is empty"):
         read_segments(tmp_path / "empty")
     (tmp_path / "latin").write_bytes("a\nb\ncafé\n".encode("latin-1"))
-    with pytest.raises(PMLMError, match=r"latin, line 3: not UTF-8 \(byte 4"):
+    with pytest.raises(PMLMError, match=r"latin, line 3: not UTF-8 \(byte 0xe9 at column 4"):
         read_segments(tmp_path / "latin")
 
 
@@ -51,6 +51,37 @@ def test_generate_output(tmp_path):
         read_generate_output(write(tmp_path / "g", "D-0\ttext"))
     with pytest.raises(PMLMError, match="is this the output of fairseq-generate"):
         read_generate_output(write(tmp_path / "g", "H-0\t0\ta"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["S-0\tx", "D-0\t0\ta", "S-1\ty", "H-1\t0\tb"], "no hypothesis D-1, but its source S-1: is the output cut"),
+        (["S-0\tx", "D-0\t0\ta", "S-0\tx", "D-0\t0\ta"], "line 3: S-0 for the second time; are these two outputs"),
+        (["D-0\t0\ta", "D-1\t0\tb", "D-0\t0\ta"], "line 3: D-0 for the second time; are these two outputs"),
+        (["S-0\tx", "T-0\tx", "T-0\tx"], "line 3: T-0 for the second time"),
+    ],
+)
+def test_outputs_that_are_not_whole(tmp_path, lines, message):
+    with pytest.raises(PMLMError, match=message):
+        read_generate(write(tmp_path / "g", *lines))
+
+
+def test_a_cut_last_line(tmp_path):
+    (tmp_path / "g").write_text("D-0\t-1\ta word cut in the mid")
+    with pytest.raises(PMLMError, match=r"g: the last line has no newline at its end; the output is cut"):
+        read_generate(tmp_path / "g")
+
+
+def test_sources_of_interactive(tmp_path):
+    lines = ["S-0\t▁the ▁c at ' s", "W-0\t0.1\tseconds", "H-0\t0\t▁a", "D-0\t0\ta"]
+    assert read_generate(write(tmp_path / "g", *lines))[0].source == "the cat's"
+    assert read_generate(write(tmp_path / "g", lines[0], *lines[2:]))[0].source == "▁the ▁c at ' s"  # a text like that
+    args = [write(tmp_path / "g", *lines), "--json", str(tmp_path / "j")]
+    script.main([*args, "--source", write(tmp_path / "s", "the  cat's")])
+    assert json.loads((tmp_path / "j").read_text())["source"] == "the  cat's"
+    with pytest.raises(PMLMError, match="g has 1 inputs but .*s has 2 lines"):
+        script.main([*args, "--source", write(tmp_path / "s", "a", "b")])
 
 
 GENERATED = [
