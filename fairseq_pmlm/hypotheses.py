@@ -53,7 +53,7 @@ def read_generate(path: str) -> list[Record]:
         if match is None:
             continue
         kind, index = match[1], int(match[2])
-        begun = sides[kind] if kind in sides else hypotheses if kind == "D" and index != last else {}
+        begun = sides.get(kind, hypotheses if kind == "D" and index != last else ())
         if index in begun:
             raise PMLMError(f"{path}, line {number}: {kind}-{index} for the second time; are these two outputs?")
         last = index

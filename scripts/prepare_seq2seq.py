@@ -2,23 +2,34 @@
 
     python scripts/prepare_seq2seq.py --train train.jsonl --valid valid.jsonl --test test.jsonl \\
         --vocab-from data-bin/corpus --destdir data-bin/summaries
+    python scripts/prepare_seq2seq.py --train train.source train.target --test test.source test.target ...
+    python scripts/prepare_seq2seq.py --train train-v1.1.json --test dev-v1.1.json --format squad ...
 
-Every line of a file (UTF-8, plain or .gz) is a JSON object with the texts ``src`` and ``tgt``. In --valid and --test,
-``tgt`` may be a list of references: the first one is binarized, and all of them are written to DIR/test.ref0.txt,
-test.ref1.txt, ... for scoring. The tokenizer and the dictionary are those of a directory that prepare_pretraining.py
-wrote. DIR then holds dict.txt, dict.src.txt, dict.tgt.txt, sentencepiece.model, train.src-tgt.src.bin and so on, and
-the plain text of each side as train.src.txt and train.tgt.txt, one line per record.
+Files are UTF-8, plain or .gz. One file holds JSON lines, objects with the texts ``src`` and ``tgt`` (--source-keys and
+--target-key name others), or with --format squad SQuAD's JSON, which gives question generation: answer and passage to
+question. Two or more are text with a line per record: the sources, then the targets, one file for each reference.
+
+A source of several parts (--source-keys answer passage, SQuAD) is joined by --separator, a word of plain text, since no
+text can spell </s>. What stands first survives when a source is cut to its head, so the answer does.
+
+Several references (a list, several files) are that many pairs in --train. In --valid and --test the first one is
+binarized, and all are written to DIR/test.ref0.txt, test.ref1.txt, ... for scoring. The tokenizer and the dictionary
+are those of a directory that prepare_pretraining.py wrote. DIR then holds dict.txt, dict.src.txt, dict.tgt.txt,
+sentencepiece.model, train.src-tgt.src.bin and so on, and the plain text of each side as train.src.txt and
+train.tgt.txt, one line per record.
 """
 
 import argparse
 import os
 import re
 import shutil
+from typing import Iterator
 
 from fairseq_pmlm import binarize
 from fairseq_pmlm.bpe import EXTRA_SYMBOLS, symbols
 from fairseq_pmlm.errors import PMLMError, install_excepthook
-from fairseq_pmlm.text import Counts, kind, read_records, text_value
+from fairseq_pmlm.pairs import Record, Squad, read_json_lines, read_parallel
+from fairseq_pmlm.text import Counts, text_value
 
 SPLITS = ("train", "valid", "test")
 SIDES = ("src", "tgt")
@@ -27,9 +38,26 @@ VISIBLE = re.compile("[0-9A-Za-z가-힣]")  # no tokenizer loses these
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", required=True, metavar="FILE", help="JSON lines with src and tgt, plain or .gz")
-    parser.add_argument("--valid", metavar="FILE", help="the same for validation; tgt may be a list of references")
-    parser.add_argument("--test", metavar="FILE", help="the same for generation; tgt may be a list of references")
+    files = {"nargs": "+", "metavar": "FILE"}
+    parser.add_argument("--train", required=True, help="JSON lines, SQuAD's JSON, or sources and targets", **files)
+    parser.add_argument("--valid", help="the same for validation", **files)
+    parser.add_argument("--test", help="the same for generation", **files)
+    parser.add_argument(
+        "--format",
+        choices=["lines", "squad"],
+        default="lines",
+        help="lines: JSON lines, or text where there are several files; squad: SQuAD 1.1 or 2.0 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--source-keys",
+        nargs="+",
+        metavar="KEY",
+        help="parts of the source in JSON lines, in this order (default: src)",
+    )
+    parser.add_argument("--target-key", metavar="KEY", help="the target, or list of references, there (default: tgt)")
+    parser.add_argument(
+        "--separator", default=":", metavar="TEXT", help="between parts of a source, with spaces (default: %(default)s)"
+    )
     parser.add_argument(
         "--vocab-from",
         required=True,
@@ -42,7 +70,14 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         help="leave out records whose src or tgt is empty, and count them, instead of stopping at the first",
     )
     binarize.add_common_arguments(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    given = {name: getattr(args, name) for name in SPLITS if getattr(args, name)}
+    for name, paths in given.items():
+        if args.format == "squad" and len(paths) > 1:
+            parser.error(f"--{name}: --format squad takes one file")
+        if (args.source_keys or args.target_key) and (args.format == "squad" or len(paths) > 1):
+            parser.error(f"--source-keys and --target-key are for JSON lines; --{name} is something else")
+    return args
 
 
 def check_vocabulary(folder: str) -> tuple[str, str]:
@@ -60,13 +95,33 @@ def check_vocabulary(folder: str) -> tuple[str, str]:
     return dictionary, model
 
 
+def check_separator(args: argparse.Namespace, bpe) -> None:
+    """Raise PMLMError if sources have parts, and the vocabulary cannot spell what stands between them."""
+    if args.format != "squad" and len(args.source_keys or ()) < 2:
+        return
+    pieces = bpe.encode(args.separator).split()
+    if not pieces or not all(piece in bpe.pieces for piece in pieces):
+        raise PMLMError(f"--separator {args.separator!r}: nothing that the vocabulary in {args.vocab_from} can spell")
+
+
 class Reader:
     """Reads one split and writes its plain text; *counts* says what was met."""
 
-    def __init__(self, path: str, name: str, bpe, skip_empty: bool):
-        self.path, self.name, self.bpe, self.skip_empty = path, name, bpe, skip_empty
+    def __init__(self, name: str, args: argparse.Namespace, bpe):
+        self.name, self.paths, self.bpe = name, getattr(args, name), bpe
+        self.skip_empty, self.separator = args.skip_empty, args.separator
         self.counts = Counts()
-        self.records = self.skipped = self.references = 0
+        self.squad = Squad(self.paths[0], self.counts) if args.format == "squad" else None
+        self.keys = args.source_keys or ["src"], args.target_key or "tgt"
+        self.records = self.pairs = self.skipped = self.references = 0
+
+    def each_record(self) -> Iterator[Record]:
+        """Records of whatever format this is."""
+        if self.squad:
+            return self.squad.read()
+        if len(self.paths) > 1:
+            return read_parallel(self.paths, self.counts)
+        return read_json_lines(self.paths[0], *self.keys, self.counts)
 
     def is_empty(self, text: str) -> bool:
         """Whether there is nothing to binarize: no text, or only what the tokenizer's normalization removes."""
@@ -74,32 +129,24 @@ class Reader:
 
     def read(self):
         """Source and references of each record, as clean lines."""
-        for number, (src, tgt) in read_records(self.path, SIDES, self.counts):
-            where = f"{self.path}, line {number}"
-            references = tgt
-            if not isinstance(tgt, list):
-                references = [tgt]
-            elif self.name == "train":
-                raise PMLMError(f"{where}, key 'tgt': {kind(tgt)}; in --train, give each reference a record of its own")
-            elif not tgt:
-                raise PMLMError(f"{where}, key 'tgt': an empty list of references")
-            source = text_value(src, f"{where}, key 'src'", self.counts)
-            references = [text_value(text, f"{where}, key 'tgt'", self.counts) for text in references]
-            empty = [key for key, texts in (("src", [source]), ("tgt", references)) if any(map(self.is_empty, texts))]
+        for record in self.each_record():
+            texts = [[(where, text_value(value, where, self.counts)) for where, value in side] for side in record]
+            source, references = ([text for _, text in side] for side in texts)
+            empty = [where for side in texts for where, text in side if self.is_empty(text)]
             if not empty:
                 self.records += 1
                 self.references = max(self.references, len(references))
-                yield source, references
+                yield f" {self.separator} ".join(source), references
             elif self.skip_empty:
                 self.skipped += 1
             else:
-                raise PMLMError(f"{where}, key '{empty[0]}': empty; --skip-empty leaves such records out")
+                raise PMLMError(f"{empty[0]}: empty; --skip-empty leaves such records out")
 
     def write(self, folder: str) -> None:
         """Write FOLDER/NAME.src.txt and .tgt.txt, and .ref0.txt, ... if a record has several references.
 
         Raises:
-            PMLMError: see :func:`fairseq_pmlm.text.read_records`; an empty or wrong value; no records at all.
+            PMLMError: see :mod:`fairseq_pmlm.pairs`; an empty or wrong value; no records at all.
         """
         paths = {side: os.path.join(folder, f"{self.name}.{side}.txt") for side in SIDES}
         # Every file of references has a line per record. Where a record has fewer than others, its first one stands
@@ -110,13 +157,15 @@ class Reader:
             open(paths["tgt"], "w", encoding="utf-8", newline="\n") as tgt,
         ):
             for source, references in self.read():
-                src.write(source + "\n")
-                tgt.write(references[0] + "\n")
+                for reference in references if self.name == "train" else references[:1]:
+                    src.write(source + "\n")
+                    tgt.write(reference + "\n")
+                    self.pairs += 1
                 if self.name != "train":
                     lists.append(references)
         if not self.records:
-            raise PMLMError(f"{self.path}: no records with src and tgt")
-        for i in range(self.references if self.references > 1 else 0):
+            raise PMLMError(f"{self.paths[0]}: no records with a source and a target")
+        for i in range(self.references if lists and self.references > 1 else 0):
             with open(os.path.join(folder, f"{self.name}.ref{i}.txt"), "w", encoding="utf-8", newline="\n") as f:
                 f.writelines((references[i] if i < len(references) else references[0]) + "\n" for references in lists)
 
@@ -125,11 +174,13 @@ def main(argv=None) -> None:
     install_excepthook()
     args = parse_arguments(argv)
     given = {name: getattr(args, name) for name in SPLITS if getattr(args, name)}
-    for name, path in given.items():
-        if not os.path.exists(path) or os.path.isdir(path):
-            raise PMLMError(f"--{name} {path}: no such file")
+    for name, paths in given.items():
+        for path in paths:
+            if not os.path.exists(path) or os.path.isdir(path):
+                raise PMLMError(f"--{name} {path}: no such file")
     dictionary, model = check_vocabulary(args.vocab_from)
     bpe = binarize.load_bpe(model)
+    check_separator(args, bpe)
 
     readers, results = {}, {}
     with binarize.building(args.destdir, args.overwrite) as folder:
@@ -137,14 +188,14 @@ def main(argv=None) -> None:
         shutil.copyfile(model, os.path.join(folder, binarize.MODEL))
         encoded = os.path.join(folder, binarize.ENCODED)
         os.mkdir(encoded)
-        for name, path in given.items():  # all of them before the long part, so that errors come early
-            readers[name] = Reader(path, name, bpe, args.skip_empty)
+        for name in given:  # all of them before the long part, so that errors come early
+            readers[name] = Reader(name, args, bpe)
             readers[name].write(folder)
         for name, reader in readers.items():
             for side in SIDES:
                 source, target = os.path.join(folder, f"{name}.{side}.txt"), os.path.join(encoded, f"{name}.{side}")
                 results[name, side] = binarize.encode_file(
-                    source, target, model, args.workers, reader.records, f"encoding {name}.{side}"
+                    source, target, model, args.workers, reader.pairs, f"encoding {name}.{side}"
                 )
         options = ["--source-lang", "src", "--target-lang", "tgt", "--srcdict", "dict.txt", "--tgtdict", "dict.txt"]
         options += [f"--{name}pref={binarize.ENCODED}/{name}" for name in given]
@@ -157,9 +208,11 @@ def main(argv=None) -> None:
         counts = reader.counts
         print(
             f"{name}: {reader.records} records of {counts.lines} ({reader.skipped} empty ones left out, "
-            f"{counts.blank_lines} blank lines), up to {reader.references} references, {counts.bytes} bytes; "
-            f"replaced characters: {counts.describe_replaced()}"
+            f"{counts.blank_lines} blank lines), up to {reader.references} references, {reader.pairs} pairs, "
+            f"{counts.bytes} bytes; replaced characters: {counts.describe_replaced()}"
         )
+        if reader.squad:
+            print(f"  questions without an answer, left out: {reader.squad.impossible}")
         for side in SIDES:
             result = results[name, side]
             print(

@@ -22,9 +22,9 @@ def test_lines_end_at_newlines_only(tmp_path):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(PMLMError, match="cannot read .*nothere: No such file"):
+    with pytest.raises(PMLMError, match=r"cannot read .*nothere: No such file"):
         read_segments(tmp_path / "nothere")
-    with pytest.raises(PMLMError, match="cannot read .*: Is a directory"):
+    with pytest.raises(PMLMError, match=r"cannot read .*: Is a directory"):
         read_segments(tmp_path)
     (tmp_path / "empty").touch()
     with pytest.raises(PMLMError, match="empty: is empty"):
@@ -80,7 +80,7 @@ def test_sources_of_interactive(tmp_path):
     args = [write(tmp_path / "g", *lines), "--json", str(tmp_path / "j")]
     script.main([*args, "--source", write(tmp_path / "s", "the  cat's")])
     assert json.loads((tmp_path / "j").read_text())["source"] == "the  cat's"
-    with pytest.raises(PMLMError, match="g has 1 inputs but .*s has 2 lines"):
+    with pytest.raises(PMLMError, match=r"g has 1 inputs but .*s has 2 lines"):
         script.main([*args, "--source", write(tmp_path / "s", "a", "b")])
 
 

@@ -247,7 +247,9 @@ def test_not_a_gzip_file(tmp_path):
         ('{"src": "a", "tgt": null}', "line 2, key 'tgt': not text, but null"),
         ('{"src": " \\n", "tgt": "b"}', "line 2, key 'src': empty"),
         ('{"src": "a", "tgt": "\\u200b"}', "line 2, key 'tgt': empty"),
-        ('{"src": "a", "tgt": ["b", "c"]}', "line 2, key 'tgt': a list; in --train"),
+        ('{"src": "a", "tgt": []}', "line 2, key 'tgt': an empty list of references"),
+        ('{"src": ["a", 1], "tgt": "b"}', "line 2, key 'src': not text, but a list"),
+        ('{"src": "a", "tgt": ["b", ["c"]]}', "line 2, key 'tgt': not text, but a list"),
     ],
 )
 def test_bad_pairs(prepared, tmp_path, line, message):

@@ -94,11 +94,13 @@ def test_cnndm_by_hand(mark):
     assert texts.references == [["A cat sat .\nok"]]
     assert "1 sentences of at most 4 words and 1 of words that were there before" in texts.notes[0]
     assert "0 hypotheses are cut at 160 words" in texts.notes[0]
-    texts = prepare("cnndm", [hypothesis], [["a"]], word_limit=10)
+    assert texts.origin["sents"] == "marks"
+    texts = prepare("cnndm", [hypothesis], [["A cat sat. Ok."]], word_limit=10)
     assert texts.hypotheses == [f"{CNNDM[0]}\nDogs in"]
     assert "1 hypotheses are cut at 10 words" in texts.notes[0]
     assert texts.origin["limit"] == 10
-    assert texts.origin["sents"] == "marks"
+    assert texts.references == [["A cat sat .\nOk ."]]
+    assert texts.origin["sents"] == "marks+rule"
 
 
 def test_cnndm_without_marks_finds_sentences():

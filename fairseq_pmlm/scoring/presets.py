@@ -134,15 +134,14 @@ def process_squad_qg(hypotheses, references, word_limit):
 def process_cnndm(hypotheses, references, word_limit):
     """Sentences, one a line, in Penn Treebank words; of hypotheses, the long, short and repeated parts are left out."""
     limit = WORD_LIMIT if word_limit is None else word_limit
-    marked = any(MARKS.search(text) for texts in (hypotheses, *references) for text in texts)
-    sentences = split_at_marks if marked else split_at_ends
+    ours, theirs = (is_marked(texts) for texts in (hypotheses, [text for texts in references for text in texts]))
 
-    def words(text):
-        return [row for row in map(penn_words, sentences(text)) if row]
+    def words(text, marked):
+        return [row for row in map(penn_words, (split_at_marks if marked else split_at_ends)(text)) if row]
 
     lines, short, repeated, cut = [], 0, 0, 0
     for text in hypotheses:
-        found = words(text)
+        found = words(text, ours)
         long_enough = [row for row in found if len(row) > SHORT]
         new = drop_repeated(long_enough)
         kept = cut_words(new, limit)
@@ -150,13 +149,24 @@ def process_cnndm(hypotheses, references, word_limit):
         repeated += len(long_enough) - len(new)
         cut += sum(map(len, kept)) < sum(map(len, new))
         lines.append("\n".join(map(" ".join, kept)))
-    references = [["\n".join(map(" ".join, words(text))) for text in reference] for reference in references]
-    pairs = {"words": "penn", "sents": "marks" if marked else "rule", "drop": f"<={SHORT}", "seen": f">{SEEN}"}
+    references = [["\n".join(map(" ".join, words(text, theirs))) for text in reference] for reference in references]
+    pairs = {"words": "penn", "sents": found_by(ours, theirs), "drop": f"<={SHORT}", "seen": f">{SEEN}"}
     notes = [
         f"cnndm: of the hypotheses, {short:,} sentences of at most {SHORT} words and {repeated:,} of words that were "
         f"there before are left out; {cut:,} hypotheses are cut at {limit} words"
     ]
     return lines, references, {**pairs, "limit": limit}, notes
+
+
+def is_marked(texts: Sequence[str]) -> bool:
+    """Whether *texts* have marks between their sentences."""
+    return any(MARKS.search(text) for text in texts)
+
+
+def found_by(ours: bool, theirs: bool) -> str:
+    """How sentences were found in hypotheses and in references, for the signature."""
+    hypotheses, references = ("marks" if marked else "rule" for marked in (ours, theirs))
+    return hypotheses if hypotheses == references else f"{hypotheses}+{references}"
 
 
 def split_at_marks(text: str) -> list[str]:
