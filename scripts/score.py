@@ -36,6 +36,7 @@ from fairseq_pmlm.scoring import (  # noqa: E402
     text_statistics,
 )
 from fairseq_pmlm.scoring.meteor import missing_meteor  # noqa: E402
+from fairseq_pmlm.text import write_text  # noqa: E402
 
 METRICS = ["rouge", "bleu", "chrf", "meteor", "stats"]
 
@@ -68,6 +69,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--confidence", metavar="P", type=float, default=0.95, help="of the interval (default: 0.95)")
     add("--seed", type=int, default=12345, help="of the bootstrap (default: 12345)")
     add("--json", action="store_true", help="print one JSON object instead of the table")
+    add("--save-json", metavar="FILE", help="write that object to a file, beside the table")
     return parser.parse_args(argv)
 
 
@@ -103,8 +105,11 @@ def main(argv=None) -> None:
     for other in others:
         for metric in metrics:
             differences |= compare(first[metric], other[metric])
+    result = json.dumps(as_json(first, differences, notes))
+    if args.save_json:
+        write_text(args.save_json, f"{result}\n")
     if args.json:
-        print(json.dumps(as_json(first, differences, notes)))
+        print(result)
     else:
         print(format_table(*first.values(), differences=differences, notes=notes))
 

@@ -415,6 +415,9 @@ def test_script_presets_and_comparisons(tmp_path, script, capsys, monkeypatch):
     assert "left out; 0 hypotheses are cut at 0 words\n" in capsys.readouterr().out
     script.main(["--preset", "xsum", *args, "--compare", others, "--json"])
     result = json.loads(capsys.readouterr().out)
+    script.main(["--preset", "xsum", *args, "--compare", others, "--save-json", str(tmp_path / "json")])
+    assert json.loads((tmp_path / "json").read_text()) == result
+    assert "p (paired bootstrap)" in capsys.readouterr().out
     assert result["differences"]["rougeL"]["difference"] == pytest.approx(100 - (100 + 200 / 6) / 2)
     monkeypatch.setattr(script, "missing_meteor", lambda: "is not here")
     script.main(["--preset", "squad-qg", *args, "--metric", "stats", "--metric", "chrf", "--bootstrap", "0"])

@@ -1,0 +1,108 @@
+"""The recipes: whole runs on examples made on the spot, the arithmetic of their batches, and what they refuse."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fairseq_pmlm.model import PMLMConfig
+
+ROOT = Path(__file__).parents[1]
+RECIPES = ["cnndm", "fairytaleqa_qg", "gigaword", "scitldr", "squad_qg", "xsum"]
+
+
+def run(recipe, *args, check=True, **kwargs):
+    command = ["bash", f"scripts/recipes/{recipe}.sh", *map(str, args)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, **kwargs)
+    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def test_there_is_a_recipe_for_each_data_set():
+    found = {path.stem for path in (ROOT / "scripts" / "recipes").glob("*.sh")} - {"recipe"}
+    assert found == set(RECIPES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help(recipe):
+    text = run(recipe, "--help").stdout
+    assert "DATA holds" in text
+    assert f"bash scripts/recipes/{recipe}.sh DATA CHECKPOINT OUT" in text
+    assert "#" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(PMLMConfig, "arch_from"), reason="recipes need the model option --arch-from")
+@pytest.mark.parametrize(
+    ("recipe", "references", "metrics"),
+    [("scitldr", 2, {"rouge1", "rougeL"}), ("squad_qg", 1, {"bleu", "bleu1", "rougeL"})],
+)
+def test_smoke(tmp_path, recipe, references, metrics):
+    out = tmp_path / "out"
+    done = run(recipe, "--smoke", out)
+    assert "24 pairs, 2 epochs: 6 updates of 8 sentences, 4 on each of 1 devices, 2 times" in done.stdout
+    scores = json.loads((out / "scores.json").read_text())
+    assert metrics <= scores["scores"].keys()
+    assert scores["segments"] == 7
+    assert all(f"|nrefs:{references}|" in signature for signature in scores["signatures"].values())
+    assert len((out / "hyp.txt").read_text().split("\n")) == 8
+    assert len((out / "hyp.jsonl").read_text().splitlines()) == 7
+    if recipe == "squad_qg":
+        source = (out / "data" / "test.src.txt").read_text().splitlines()[0]
+        assert source.split(" : ")[0] in source.split(" : ")[1]  # the answer first
+    again = run(recipe, "--smoke", out)
+    assert again.stdout.count("already done") == 8
+    assert "\n+ " not in again.stdout
+
+
+def test_bad_arguments(tmp_path):
+    data, checkpoint = tmp_path / "data", tmp_path / "model.pt"
+    for args, message in [
+        ([data], "expected DATA CHECKPOINT OUT, found 1"),
+        ([data, checkpoint, tmp_path], f"there is no directory {data}"),
+        ([tmp_path, checkpoint, tmp_path / "out"], f"there is no checkpoint {checkpoint}"),
+        (["--smoke", "a", "b"], "--smoke takes an output directory and nothing else"),
+        (["--epochs", "x", "a"], "--epochs x: expected a whole number of at least 1"),
+        (["--beam", "4"], "unknown option --beam"),
+        (["--lr"], "--lr needs a value"),
+    ]:
+        done = run("xsum", *args, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"xsum: {message}"), done.stderr
+    checkpoint.touch()
+    done = run("xsum", tmp_path, checkpoint, tmp_path / "out", check=False)
+    assert f"there is no {tmp_path}/dict.txt; give --vocab DIR" in done.stderr
+    (tmp_path / "dict.txt").touch()
+    (tmp_path / "train.source").touch()
+    done = run("xsum", tmp_path, checkpoint, tmp_path / "out", check=False)
+    assert (
+        "holds none of the forms that this recipe knows (train, valid, test): train.source,train.target" in done.stderr
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def shell(function, **variables):
+    """Run one function of recipe.sh on its own."""
+    text = (ROOT / "scripts" / "recipes" / "recipe.sh").read_text()
+    begin = text.index(f"\n{function}() {{")
+    script = f'fail() {{ echo "$1" >&2; exit 2; }}\n{text[begin : text.index(chr(10) + "}", begin) + 2]}\n{function}\n'
+    script += 'echo "$PER_DEVICE $ACCUMULATE"'
+    env = {"PATH": "/usr/bin:/bin"} | {key: str(value) for key, value in variables.items()}
+    return subprocess.run(["bash", "-euc", script], capture_output=True, text=True, env=env)
+
+
+@pytest.mark.parametrize("batch", [48, 64, 128])
+def test_updates_hold_the_sentences_published(batch):
+    for devices in (1, 2, 4, 8, 16):
+        for fits in (1, 3, 8, 30, 500):
+            per_device, accumulate = map(
+                int, shell("divide_batch", BATCH=batch, DEVICES=devices, SENTENCES=fits).stdout.split()
+            )
+            assert per_device * accumulate * devices == batch
+            assert per_device <= fits
+            smaller = [a for a in range(1, accumulate) if batch % (devices * a) == 0]
+            assert all(batch // devices // a > fits for a in smaller)
+    done = shell("divide_batch", BATCH=batch, DEVICES=7, SENTENCES=8)
+    assert done.returncode == 2
+    assert f"{batch} sentences an update cannot be shared by 7 devices" in done.stderr
