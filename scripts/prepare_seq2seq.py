@@ -9,8 +9,10 @@ Files are UTF-8, plain or .gz. One file holds JSON lines, objects with the texts
 --target-key name others), or with --format squad SQuAD's JSON, which gives question generation: answer and passage to
 question. Two or more are text with a line per record: the sources, then the targets, one file for each reference.
 
-A source of several parts (--source-keys answer passage, SQuAD) is joined by --separator, a word of plain text, since no
-text can spell </s>. What stands first survives when a source is cut to its head, so the answer does.
+A source of several parts (--source-keys answer passage, SQuAD) is joined by --separator, plain text that
+fairseq-interactive can be given, too. What stands first survives when a source is cut to its head, so the answer does.
+With --separator '</s>' it is that symbol, which no text can spell; --cut-source then cuts the last parts alone,
+whichever end it takes.
 
 Several references (a list, several files) are that many pairs in --train. In --valid and --test the first one is
 binarized, and all are written to DIR/test.ref0.txt, test.ref1.txt, ... for scoring. The tokenizer and the dictionary
@@ -20,6 +22,7 @@ train.tgt.txt, one line per record.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -33,6 +36,7 @@ from fairseq_pmlm.text import Counts, text_value
 
 SPLITS = ("train", "valid", "test")
 SIDES = ("src", "tgt")
+SYMBOL = "</s>"
 VISIBLE = re.compile("[0-9A-Za-z가-힣]")  # no tokenizer loses these
 
 
@@ -56,7 +60,10 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     )
     parser.add_argument("--target-key", metavar="KEY", help="the target, or list of references, there (default: tgt)")
     parser.add_argument(
-        "--separator", default=":", metavar="TEXT", help="between parts of a source, with spaces (default: %(default)s)"
+        "--separator",
+        default=":",
+        metavar="TEXT",
+        help="between the parts of a source, with spaces: text, or the symbol </s> (default: %(default)s)",
     )
     parser.add_argument(
         "--vocab-from",
@@ -95,9 +102,14 @@ def check_vocabulary(folder: str) -> tuple[str, str]:
     return dictionary, model
 
 
+def count_parts(args: argparse.Namespace) -> int:
+    """Of how many texts a source consists."""
+    return 2 if args.format == "squad" else max(1, len(args.source_keys or ()))
+
+
 def check_separator(args: argparse.Namespace, bpe) -> None:
     """Raise PMLMError if sources have parts, and the vocabulary cannot spell what stands between them."""
-    if args.format != "squad" and len(args.source_keys or ()) < 2:
+    if count_parts(args) < 2 or args.separator == SYMBOL:
         return
     pieces = bpe.encode(args.separator).split()
     if not pieces or not all(piece in bpe.pieces for piece in pieces):
@@ -110,6 +122,7 @@ class Reader:
     def __init__(self, name: str, args: argparse.Namespace, bpe):
         self.name, self.paths, self.bpe = name, getattr(args, name), bpe
         self.skip_empty, self.separator = args.skip_empty, args.separator
+        self.parts = count_parts(args) if args.separator == SYMBOL else 1  # that are encoded apart
         self.counts = Counts()
         self.squad = Squad(self.paths[0], self.counts) if args.format == "squad" else None
         self.keys = args.source_keys or ["src"], args.target_key or "tgt"
@@ -128,7 +141,7 @@ class Reader:
         return not VISIBLE.search(text) and not self.bpe.encode(text)
 
     def read(self):
-        """Source and references of each record, as clean lines."""
+        """Parts of the source and references of each record, as clean lines."""
         for record in self.each_record():
             texts = [[(where, text_value(value, where, self.counts)) for where, value in side] for side in record]
             source, references = ([text for _, text in side] for side in texts)
@@ -136,14 +149,20 @@ class Reader:
             if not empty:
                 self.records += 1
                 self.references = max(self.references, len(references))
-                yield f" {self.separator} ".join(source), references
+                yield source, references
             elif self.skip_empty:
                 self.skipped += 1
             else:
                 raise PMLMError(f"{empty[0]}: empty; --skip-empty leaves such records out")
 
+    def part_files(self, folder: str) -> list[str]:
+        """Files of the parts that are encoded apart; none where a source is one text."""
+        return [os.path.join(folder, f"{self.name}.src.part{i}") for i in range(self.parts if self.parts > 1 else 0)]
+
     def write(self, folder: str) -> None:
         """Write FOLDER/NAME.src.txt and .tgt.txt, and .ref0.txt, ... if a record has several references.
+
+        Where parts of a source are to be encoded apart, each has a file NAME.src.part0, ... as well.
 
         Raises:
             PMLMError: see :mod:`fairseq_pmlm.pairs`; an empty or wrong value; no records at all.
@@ -153,12 +172,18 @@ class Reader:
         # in: a repeated reference changes neither n-gram matches nor the closest length.
         lists = []
         with (
+            contextlib.ExitStack() as stack,
             open(paths["src"], "w", encoding="utf-8", newline="\n") as src,
             open(paths["tgt"], "w", encoding="utf-8", newline="\n") as tgt,
         ):
+            files = [
+                stack.enter_context(open(path, "w", encoding="utf-8", newline="\n")) for path in self.part_files(folder)
+            ]
             for source, references in self.read():
                 for reference in references if self.name == "train" else references[:1]:
-                    src.write(source + "\n")
+                    src.write(f" {self.separator} ".join(source) + "\n")
+                    for file, text in zip(files, source, strict=bool(files)):
+                        file.write(text + "\n")
                     tgt.write(reference + "\n")
                     self.pairs += 1
                 if self.name != "train":
@@ -168,6 +193,30 @@ class Reader:
         for i in range(self.references if lists and self.references > 1 else 0):
             with open(os.path.join(folder, f"{self.name}.ref{i}.txt"), "w", encoding="utf-8", newline="\n") as f:
                 f.writelines((references[i] if i < len(references) else references[0]) + "\n" for references in lists)
+
+
+def encode_parts(sources: list[str], target: str, model: str, workers: int, total: int, label: str) -> binarize.Encoded:
+    """Encode files with a part of each source, and join them, line by line, with ``</s>``; removes *sources*.
+
+    Arguments are those of :func:`fairseq_pmlm.binarize.encode_file`.
+    """
+    encoded = [f"{target}.part{i}" for i in range(len(sources))]
+    counts = [
+        binarize.encode_file(*paths, model, workers, total, label) for paths in zip(sources, encoded, strict=True)
+    ]
+    whole = binarize.Encoded(unknown=sum(count.unknown for count in counts))
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(open(target, "w", encoding="utf-8", newline="\n"))
+        files = [stack.enter_context(open(path, encoding="utf-8", newline="\n")) for path in encoded]
+        for texts in zip(*files, strict=True):
+            line = f" {SYMBOL} ".join(text.removesuffix("\n") for text in texts)
+            out.write(line + "\n")
+            whole.lines += 1
+            whole.tokens += line.count(" ") + 1
+            whole.longest = max(whole.longest, line.count(" ") + 1)
+    for path in (*sources, *encoded):
+        os.remove(path)
+    return whole
 
 
 def main(argv=None) -> None:
@@ -194,8 +243,10 @@ def main(argv=None) -> None:
         for name, reader in readers.items():
             for side in SIDES:
                 source, target = os.path.join(folder, f"{name}.{side}.txt"), os.path.join(encoded, f"{name}.{side}")
-                results[name, side] = binarize.encode_file(
-                    source, target, model, args.workers, reader.pairs, f"encoding {name}.{side}"
+                parts = reader.part_files(folder) if side == "src" else []
+                encode = encode_parts if parts else binarize.encode_file
+                results[name, side] = encode(
+                    parts or source, target, model, args.workers, reader.pairs, f"encoding {name}.{side}"
                 )
         options = ["--source-lang", "src", "--target-lang", "tgt", "--srcdict", "dict.txt", "--tgtdict", "dict.txt"]
         options += [f"--{name}pref={binarize.ENCODED}/{name}" for name in given]

@@ -150,6 +150,7 @@ def test_separator():
 
     check("--separator", "|")  # no parts, nothing to separate
     check("--source-keys", "a", "b")
+    check("--source-keys", "a", "b", "--separator", "</s>")
     for bad in ("|", " "):
         with pytest.raises(PMLMError, match="nothing that the vocabulary in v can spell"):
             check("--source-keys", "a", "b", "--separator", bad)

@@ -187,6 +187,23 @@ def test_seq2seq_text_comes_back(pairs):
     assert (folder / "valid.ref1.txt").read_text(encoding="utf-8") == "a cat sat\n안녕하세요 세계\n"
 
 
+def test_parts_of_a_source_around_the_symbol(prepared, tmp_path):
+    rows = [{"a": "the dog </s>", "p": f"a dog sat {word}", "q": "runs"} for word in WORDS]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    call(
+        "prepare_seq2seq", "--train", tmp_path / "a.jsonl", "--source-keys", "a", "p", "--target-key", "q",
+        "--separator", "</s>", "--vocab-from", prepared[0], "--workers", 2, "--destdir", tmp_path / "bin",
+    )  # fmt: skip
+    folder = tmp_path / "bin"
+    bpe = binarize.load_bpe(str(folder / "sentencepiece.model"))
+    symbols = Dictionary.load(str(folder / "dict.txt"))
+    for row, line in zip(rows, ids(folder, "train.src-tgt.src"), strict=True):
+        parts = [[symbols.index(symbol) for symbol in bpe.encode(row[key]).split()] for key in "ap"]
+        assert line == [*parts[0], symbols.eos(), *parts[1], symbols.eos()]
+    assert (folder / "train.src.txt").read_text(encoding="utf-8").startswith("the dog </s> </s> a dog sat the\n")
+    assert not list(folder.glob("*part*"))
+
+
 def test_error_is_one_line_and_leaves_nothing(corpus, tmp_path):
     (tmp_path / "bad.txt").write_bytes("the cat\nviệt".encode() + b"\xe1\n")
     status, out, errors = run(
