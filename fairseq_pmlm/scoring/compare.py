@@ -12,9 +12,9 @@ from .base import Scores
 class Difference(NamedTuple):
     """Score of the first system minus that of the second, its bootstrap interval, and a two-sided p-value.
 
-    p is the share of resamples whose difference lies farther from their mean difference than the measured one lies from
-    0: how often chance alone would give that much. It is never below 1 / (samples + 1). sacrebleu and Moses take the
-    absolute value before the mean, which halves p where one system is clearly better.
+    p is the share of resamples whose difference lies as far from their mean difference as the measured one lies from 0,
+    or farther: how often chance alone would give that much. It is never below 1 / (samples + 1). sacrebleu and Moses
+    take the absolute value before the mean, which halves p where one system is clearly better.
     """
 
     mean: float
@@ -43,7 +43,7 @@ def compare(first: Scores, second: Scores) -> dict[str, Difference]:
             raise PMLMError("bootstrap 0: a comparison needs resamples")
         drawn = samples - second.samples[name]
         mean = first.values[name].mean - second.values[name].mean
-        beyond = int((np.abs(drawn - drawn.mean()) > abs(mean)).sum())
+        beyond = int((np.abs(drawn - drawn.mean()) >= abs(mean)).sum())  # all of them for equal systems
         tail = (1 - first.confidence) / 2
         low, high = np.quantile(drawn, [tail, 1 - tail])
         differences[name] = Difference(mean, float(low), float(high), (beyond + 1) / (len(drawn) + 1))

@@ -57,7 +57,6 @@ class FairseqRougeScorer(BaseScorer):
     def scores(self) -> Scores:
         cfg, bootstrap = self.cfg, Bootstrap(0)
         if cfg.rouge_preset:
-            stop_if_not_english(self.pred, [self.ref])
             texts = prepare(cfg.rouge_preset, self.pred, [self.ref])
             return score_rouge(*texts.pair, **texts.preset.rouge, bootstrap=bootstrap, origin=texts.origin)
         return score_rouge(

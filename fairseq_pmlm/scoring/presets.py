@@ -21,6 +21,7 @@ from typing import Optional
 from fairseq_pmlm.errors import PMLMError
 
 from .base import check_segments
+from .tokenizers import stop_if_not_english
 from .words import penn_words, split_words
 
 WORD_LIMIT = 160  # of CNN/DailyMail
@@ -89,12 +90,15 @@ def prepare(
         word_limit: longest hypothesis, in words; ``cnndm`` only, 160 by default, 0 for none.
 
     Raises:
-        PMLMError: an unknown preset, a word limit where there is none, lists of different lengths.
+        PMLMError: an unknown preset, a word limit where there is none, lists of different lengths, and texts that are
+            not English where the preset has rouge-score's own tokenizer.
     """
     preset = find_preset(name)
     check_segments(hypotheses, references)
     if word_limit is not None and (name != "cnndm" or word_limit < 0):
         raise PMLMError(f"word limit {word_limit}: is for the preset 'cnndm', and 0 (none) or more")
+    if preset.rouge["tokenizer"] == "default":
+        stop_if_not_english(hypotheses, references)
     hypotheses, references, pairs, notes = preset.process(hypotheses, references, word_limit)
     return Prepared(preset, hypotheses, references, {"preset": name, **pairs}, notes)
 
