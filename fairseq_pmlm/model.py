@@ -276,6 +276,7 @@ class PMLMModel(BaseFairseqModel):
         src_lengths: Optional[Tensor] = None,
         prev_output_tokens: Optional[Tensor] = None,
         pseudo_tokens: Optional[Tensor] = None,
+        wanted: Optional[Tensor] = None,
     ):
         """Logits of the predicting slots.
 
@@ -288,9 +289,11 @@ class PMLMModel(BaseFairseqModel):
             src_lengths: int64 (batch,), lengths without padding.
             prev_output_tokens: int64 (batch, target), ``</s> x1 x2 ...``, the target shifted by one, right-padded.
             pseudo_tokens: int64 (batch, target), what the [P] slots show in training, or None for [P].
+            wanted: bool (batch, target), which target tokens to predict; None for all.
 
         Returns:
-            a tuple: logits (batch, target, types) for the target that *prev_output_tokens* was made from, and None.
+            a tuple: logits for the target that *prev_output_tokens* was made from, (batch, target, types), or (tokens,
+            types) for those *wanted*; and None.
         """
         if src_tokens is None:
             return self.output_layer(
@@ -305,7 +308,8 @@ class PMLMModel(BaseFairseqModel):
             slots = decoding.seq2seq_slots(
                 src_tokens, src_lengths, prev_output_tokens, pad, self.pseudo_index, pseudo_tokens
             )
-        return self.output_layer(self.backbone(**slots)), None
+        x = self.backbone(**slots)
+        return self.output_layer(x if wanted is None else x[wanted]), None
 
     def get_normalized_probs(self, net_output, log_probs, sample=None):
         """(Log-)probabilities in fp32 from what :meth:`forward` returned for a batch of pairs."""

@@ -7,6 +7,7 @@ from fairseq.criterions import register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterion,
     LabelSmoothedCrossEntropyCriterionConfig,
+    label_smoothed_nll_loss,
 )
 from fairseq.dataclass import ChoiceEnum
 from torch import Tensor
@@ -48,12 +49,35 @@ class PMLMSeq2SeqCriterion(LabelSmoothedCrossEntropyCriterion):
             raise PMLMError(f"--label-smoothing {label_smoothing} is not in [0, 1)")
         self.label_smoothing_type = str(label_smoothing_type)
 
-    def compute_loss(self, model, net_output, sample, reduce=True):
-        if self.label_smoothing_type == "fairseq":
-            return super().compute_loss(model, net_output, sample, reduce)
-        lprobs, target = self.get_lprobs_and_target(model, net_output, sample)
-        loss, nll = kl_label_smoothing(lprobs, target, self.eps, self.padding_idx)
-        return (loss.sum(), nll.sum()) if reduce else (loss, nll)
+    def forward(self, model, sample, reduce=True):
+        """As fairseq's, without the scores of padding: only the tokens to be predicted meet the vocabulary.
+
+        Returns:
+            the loss summed over tokens (or (tokens,), unless *reduce*), the sample size, and what is logged.
+        """
+        target = model.get_targets(sample, None)
+        wanted = target.ne(self.padding_idx)
+        wanted[:, : self.ignore_prefix_size] = False
+        net_output = model(**sample["net_input"], wanted=wanted)
+        target = target[wanted]
+        lprobs = model.get_normalized_probs(net_output, log_probs=True)
+        if self.label_smoothing_type == "kl":
+            loss, nll = kl_label_smoothing(lprobs, target, self.eps, self.padding_idx)
+            loss, nll = (loss.sum(), nll.sum()) if reduce else (loss, nll)
+        else:
+            loss, nll = label_smoothed_nll_loss(lprobs, target[:, None], self.eps, reduce=reduce)
+        sample_size = len(wanted) if self.sentence_avg else sample["ntokens"]
+        logged = {
+            "loss": loss.data,
+            "nll_loss": nll.data,
+            "ntokens": sample["ntokens"],
+            "nsentences": len(wanted),
+            "sample_size": sample_size,
+        }
+        if self.report_accuracy:
+            logged["n_correct"] = int(lprobs.argmax(1).eq(target).sum())
+            logged["total"] = len(target)
+        return loss, sample_size, logged
 
 
 def kl_label_smoothing(lprobs: Tensor, target: Tensor, epsilon: float, pad: int) -> tuple[Tensor, Tensor]:
@@ -61,17 +85,15 @@ def kl_label_smoothing(lprobs: Tensor, target: Tensor, epsilon: float, pad: int)
 
     Args:
         lprobs: (tokens, types), log-probabilities.
-        target: int64 (tokens,), *pad* where nothing is to be learned.
+        target: int64 (tokens,), none of them *pad*.
         epsilon: share of the other types.
         pad: index of <pad>.
 
     Returns:
-        (tokens,) each, in nats: the divergence, and the negative log-likelihood; 0 where the target is *pad*.
+        (tokens,) each, in nats: the divergence, and the negative log-likelihood.
     """
     others = lprobs.size(-1) - 2
     nll = -lprobs.gather(1, target[:, None]).squeeze(1)
     rest = -lprobs.sum(1) - nll + lprobs[:, pad]
     negative_entropy = sum(share * math.log(share / n) for share, n in ((1 - epsilon, 1), (epsilon, others)) if share)
-    loss = (1 - epsilon) * nll + epsilon / others * rest + negative_entropy
-    nothing = target.eq(pad)
-    return loss.masked_fill(nothing, 0.0), nll.masked_fill(nothing, 0.0)
+    return (1 - epsilon) * nll + epsilon / others * rest + negative_entropy, nll
