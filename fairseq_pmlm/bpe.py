@@ -48,31 +48,38 @@ def load_model(path: str) -> sentencepiece.SentencePieceProcessor:
         raise PMLMError(f"{path} is not a sentencepiece model ({describe(error)})") from None
 
 
-def symbol_table(model: sentencepiece.SentencePieceProcessor) -> list[Optional[str]]:
-    """Dictionary symbol of every piece id; None for control and unknown pieces, which have none.
+def name_pieces(pieces: Iterable[Optional[str]]) -> list[Optional[str]]:
+    """Dictionary symbols for a tokenizer's pieces, each of them unique; None stays None: it has no symbol of its own.
 
     A piece is its own symbol. White space in it is spelled out (``<U+3000>``), and ``_`` is appended to what would be
-    reserved or taken. Ordinary pieces come first, so that the odd ones never take a name from them.
+    reserved or taken; of pieces that are spelled alike, the last one keeps the name. Ordinary pieces come first, so
+    that the odd ones never take a name from them.
     """
-    pieces = [model.IdToPiece(i) for i in range(model.GetPieceSize())]
+    pieces = list(pieces)
     table: list[Optional[str]] = [None] * len(pieces)
     taken = set(RESERVED)
     odd = []
-    for i, piece in enumerate(pieces):
-        if model.IsControl(i) or model.IsUnknown(i):
+    for i, piece in reversed(list(enumerate(pieces))):
+        if piece is None:
             continue
-        if piece in RESERVED or MADE_UP.fullmatch(piece) or WHITE.search(piece):
+        if not piece or piece in taken or MADE_UP.fullmatch(piece) or WHITE.search(piece):
             odd.append(i)
         else:
             table[i] = piece
             taken.add(piece)
-    for i in odd:
-        symbol = WHITE.sub(lambda match: f"<U+{ord(match.group()):04X}>", pieces[i])
+    for i in reversed(odd):
+        symbol = WHITE.sub(lambda match: f"<U+{ord(match.group()):04X}>", pieces[i]) or "<empty>"
         while symbol in taken or MADE_UP.fullmatch(symbol):
             symbol += "_"
         table[i] = symbol
         taken.add(symbol)
     return table
+
+
+def symbol_table(model: sentencepiece.SentencePieceProcessor) -> list[Optional[str]]:
+    """Dictionary symbol of every piece id; None for control and unknown pieces, which have none."""
+    ids = range(model.GetPieceSize())
+    return name_pieces(None if model.IsControl(i) or model.IsUnknown(i) else model.IdToPiece(i) for i in ids)
 
 
 def symbols(model_path: str) -> list[str]:
@@ -91,6 +98,20 @@ def write_dictionary(path: str, symbols: Iterable[str], counts: Optional[Counter
     """
     lines = (f"{symbol} {1 if counts is None else counts[symbol]}\n" for symbol in (*symbols, *EXTRA_SYMBOLS))
     write_text(path, "".join(lines))
+
+
+def option(cfg, name: str, bpe: str) -> str:
+    """The file that *cfg* gives for the option *name* of ``--bpe`` *bpe*.
+
+    Raises:
+        PMLMError: it gives none.
+    """
+    path = None
+    with contextlib.suppress(MissingMandatoryValue):
+        path = getattr(cfg, name)
+    if not path or path == "???":
+        raise PMLMError(f"--bpe {bpe} needs --{name.replace('_', '-')} FILE")
+    return path
 
 
 @dataclass
@@ -114,12 +135,7 @@ class PMLMSentencepiece:
     """
 
     def __init__(self, cfg):
-        path = None
-        with contextlib.suppress(MissingMandatoryValue):
-            path = cfg.sentencepiece_model
-        if not path or path == "???":
-            raise PMLMError("--bpe pmlm_sentencepiece needs --sentencepiece-model FILE")
-        self.model = load_model(path)
+        self.model = load_model(option(cfg, "sentencepiece_model", "pmlm_sentencepiece"))
         self.unk = self.model.unk_id()
         table = symbol_table(self.model)
         self.symbols = [UNK if symbol is None else symbol for symbol in table]

@@ -10,16 +10,14 @@ averaging checkpoints.
 import hashlib
 import json
 import logging
-import os
 from typing import Any, Iterable, Optional
 
 import torch
 
+from . import tokenizer_files
 from .errors import PMLMError
 
 logger = logging.getLogger(__name__)
-
-TOKENIZER_FILES = ("sentencepiece.model", "vocab.txt")  # what the prepare scripts put beside dict.txt
 
 # Model options that change what the same weights compute, but no name or shape.
 OPTIONS = (
@@ -36,19 +34,6 @@ def hash_symbols(symbols: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(symbols).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def hash_file(path: str) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def find_tokenizer(data: str) -> Optional[str]:
-    """The tokenizer file beside the dictionary in the first of *data*'s colon-separated directories, or None."""
-    directory = data.split(os.pathsep)[0]
-    paths = (os.path.join(directory, name) for name in TOKENIZER_FILES)
-    return next((path for path in paths if os.path.isfile(path)), None)
-
-
 def facts(cfg, symbols: Iterable[str], tokenizer: Optional[str]) -> dict[str, Any]:
     """What a model with options *cfg*, a dictionary and a tokenizer file (or None) says of itself."""
     known = {option: getattr(cfg, option) for option in OPTIONS}
@@ -57,7 +42,7 @@ def facts(cfg, symbols: Iterable[str], tokenizer: Optional[str]) -> dict[str, An
     if not known["relative_positions"]:
         del known["relative_position_max_distance"]
     known["dictionary"] = hash_symbols(symbols)
-    known["tokenizer"] = hash_file(tokenizer) if tokenizer else None
+    known["tokenizer"] = tokenizer_files.fingerprint(tokenizer) if tokenizer else None
     return known
 
 
@@ -99,7 +84,7 @@ def check(stored: dict[str, Any], ours: dict[str, Any], where: str) -> None:
                 f"and there is {'none' if here is None else 'one'} now: nothing to compare"
             )
         elif name in ("dictionary", "tokenizer"):
-            what = {"dictionary": "dict.txt", "tokenizer": " or ".join(TOKENIZER_FILES)}[name]
+            what = {"dictionary": "dict.txt", "tokenizer": " or ".join(tokenizer_files.KINDS)}[name]
             raise PMLMError(
                 f"{where} was trained with another {name} (sha256 {theirs[:12]}) than the one of this data directory "
                 f"(sha256 {here[:12]}); use the {what} that it was trained with"

@@ -15,7 +15,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
 from torch import Tensor, nn
 
-from . import compat, decoding, identity
+from . import compat, decoding, identity, tokenizer_files
 from .attention import RelativePositionBias, SelfAttention, Visibility, gather_slots, visibility
 from .errors import PMLMError
 from .linear import PackableLinear
@@ -261,7 +261,7 @@ class PMLMModel(BaseFairseqModel):
                 f"--max-source-positions {source} and --max-target-positions {target} do not fit the "
                 f"--max-positions {cfg.max_positions} rows of the position table; both need 3 at least"
             )
-        return cls(cfg, task.source_dictionary, identity.find_tokenizer(getattr(task.cfg, "data", "") or ""))
+        return cls(cfg, task.source_dictionary, tokenizer_files.find(getattr(task.cfg, "data", "") or ""))
 
     def forward(
         self,

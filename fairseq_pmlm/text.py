@@ -218,6 +218,24 @@ def read_records(path: str, keys: Iterable[str], counts: Optional[Counts] = None
         yield number, [record[key] for key in keys]
 
 
+def read_json(path: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        PMLMError: it cannot be read, or holds something else.
+    """
+    try:
+        with open(path, encoding="utf-8") as f:
+            content = json.load(f)
+    except OSError as error:
+        raise PMLMError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise PMLMError(f"{path}: broken JSON ({describe(error)})") from None
+    if not isinstance(content, dict):
+        raise PMLMError(f"{path}: not a JSON object")
+    return content
+
+
 def text_value(value: Any, where: str, counts: Counts) -> str:
     """A JSON value as one clean line without white space around it; empty if there is nothing else.
 

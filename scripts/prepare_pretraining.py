@@ -4,9 +4,10 @@
 
 Text is UTF-8, plain or .gz, in files or directories (searched recursively). Blank lines separate documents; within a
 document every line stays a line (fairseq's ``--sample-break-mode`` decides what becomes of them). The script trains a
-sentencepiece model on the training part, or takes one (--sentencepiece-model FILE), encodes, and calls
-``fairseq-preprocess``. DIR then holds dict.txt, sentencepiece.model, train.bin, train.idx, valid.bin and valid.idx. The
-same input gives the same bytes, whatever the number of workers.
+sentencepiece model on the training part, or takes a tokenizer (--sentencepiece-model FILE, --wordpiece-vocab FILE, or
+--vocab-from DIR for that of an imported checkpoint or of another corpus), encodes, and calls ``fairseq-preprocess``.
+DIR then holds dict.txt, the tokenizer file, train.bin, train.idx, valid.bin and valid.idx. The same input gives the
+same bytes, whatever the number of workers.
 """
 
 import argparse
@@ -19,8 +20,8 @@ from typing import Iterator
 
 import sentencepiece
 
-from fairseq_pmlm import binarize
-from fairseq_pmlm.bpe import load_model, symbols, write_dictionary
+from fairseq_pmlm import binarize, tokenizer_files
+from fairseq_pmlm.bpe import write_dictionary
 from fairseq_pmlm.errors import PMLMError, describe, install_excepthook
 from fairseq_pmlm.text import Counts, list_files, read_documents, read_lines
 
@@ -64,6 +65,16 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         help="train a sentencepiece model of N pieces, its 3 special ones included; the dictionary has N + 3 symbols",
     )
     tokenizer.add_argument("--sentencepiece-model", metavar="FILE", help="use this sentencepiece model")
+    tokenizer.add_argument(
+        "--wordpiece-vocab",
+        metavar="FILE",
+        help="use WordPiece with this vocab.txt; see --bpe pmlm_wordpiece for upper and lower case",
+    )
+    tokenizer.add_argument(
+        "--vocab-from",
+        metavar="DIR",
+        help="use the dict.txt and the tokenizer file in this directory: those of the model to train on",
+    )
     parser.add_argument(
         "--character-coverage",
         type=float,
@@ -182,8 +193,13 @@ def train_sentencepiece(source: str, target: str, args: argparse.Namespace) -> N
 def main(argv=None) -> None:
     install_excepthook()
     args = parse_arguments(argv)
-    if args.sentencepiece_model:
-        load_model(args.sentencepiece_model)  # fail before the long part
+    given, dictionary = args.sentencepiece_model or args.wordpiece_vocab, None
+    name = "sentencepiece.model" if args.sentencepiece_model else "vocab.txt"
+    if args.vocab_from:
+        dictionary, given = binarize.find_vocabulary(args.vocab_from)
+        name = os.path.basename(given)
+    elif given:
+        tokenizer_files.load(given, name)  # fail before the long part
     files = {"train": list_files(args.text)}
     if args.valid:
         files["valid"] = list_files(args.valid)
@@ -192,8 +208,6 @@ def main(argv=None) -> None:
             raise PMLMError(f"{min(both)} is both in --text and in --valid")
 
     with binarize.building(args.destdir, args.overwrite) as folder:
-        model = os.path.join(folder, binarize.MODEL)
-        dictionary = os.path.join(folder, "dict.txt")
         encoded = os.path.join(folder, binarize.ENCODED)
         os.mkdir(encoded)
         raw = {name: os.path.join(folder, f"{name}.raw") for name in ("train", "valid")}
@@ -204,9 +218,10 @@ def main(argv=None) -> None:
             os.rename(raw["train"], everything)
             documents = split(everything, raw["train"], raw["valid"], documents["train"], args)
 
-        if args.sentencepiece_model:
-            shutil.copyfile(args.sentencepiece_model, model)
+        if given:
+            model = tokenizer_files.copy(given, folder, name)
         else:
+            model = os.path.join(folder, "sentencepiece.model")
             print(f"training sentencepiece, {args.vocab_size} pieces ...", flush=True)
             train_sentencepiece(raw["train"], model, args)
 
@@ -218,7 +233,11 @@ def main(argv=None) -> None:
             os.remove(raw[name])
             if not results[name].tokens:
                 raise PMLMError(f"the {name} text is empty once the tokenizer has normalized it")
-        write_dictionary(dictionary, symbols(model), results["train"].symbols)
+        if dictionary:
+            shutil.copyfile(dictionary, os.path.join(folder, "dict.txt"))
+        else:
+            counted = results["train"].symbols
+            write_dictionary(os.path.join(folder, "dict.txt"), tokenizer_files.symbols(model), counted)
 
         options = ["--only-source", "--srcdict", "dict.txt"]
         options += [f"--{name}pref={binarize.ENCODED}/{name}" for name in results]

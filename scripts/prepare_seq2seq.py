@@ -16,9 +16,9 @@ whichever end it takes.
 
 Several references (a list, several files) are that many pairs in --train. In --valid and --test the first one is
 binarized, and all are written to DIR/test.ref0.txt, test.ref1.txt, ... for scoring. The tokenizer and the dictionary
-are those of a directory that prepare_pretraining.py wrote. DIR then holds dict.txt, dict.src.txt, dict.tgt.txt,
-sentencepiece.model, train.src-tgt.src.bin and so on, and the plain text of each side as train.src.txt and
-train.tgt.txt, one line per record.
+are those of a directory that prepare_pretraining.py or import_checkpoint.py wrote. DIR then holds dict.txt,
+dict.src.txt, dict.tgt.txt, the tokenizer file, train.src-tgt.src.bin and so on, and the plain text of each side as
+train.src.txt and train.tgt.txt, one line per record.
 """
 
 import argparse
@@ -28,8 +28,7 @@ import re
 import shutil
 from typing import Iterator
 
-from fairseq_pmlm import binarize
-from fairseq_pmlm.bpe import EXTRA_SYMBOLS, symbols
+from fairseq_pmlm import binarize, tokenizer_files
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.pairs import Record, Squad, read_json_lines, read_parallel
 from fairseq_pmlm.text import Counts, text_value
@@ -69,7 +68,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         "--vocab-from",
         required=True,
         metavar="DIR",
-        help="directory whose dict.txt and sentencepiece.model to use: that of the model to fine-tune",
+        help="directory whose dict.txt and tokenizer file to use: that of the model to fine-tune, be it one that "
+        "prepare_pretraining.py or import_checkpoint.py wrote",
     )
     parser.add_argument(
         "--skip-empty",
@@ -85,21 +85,6 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         if (args.source_keys or args.target_key) and (args.format == "squad" or len(paths) > 1):
             parser.error(f"--source-keys and --target-key are for JSON lines; --{name} is something else")
     return args
-
-
-def check_vocabulary(folder: str) -> tuple[str, str]:
-    """Paths of the dictionary and the sentencepiece model in *folder*.
-
-    Raises:
-        PMLMError: one is missing or broken, or they do not belong together.
-    """
-    dictionary, model = os.path.join(folder, "dict.txt"), os.path.join(folder, binarize.MODEL)
-    for path in (dictionary, model):
-        if not os.path.isfile(path):
-            raise PMLMError(f"--vocab-from {folder}: there is no {os.path.basename(path)}")
-    if binarize.read_dictionary(dictionary) != [*symbols(model), *EXTRA_SYMBOLS]:
-        raise PMLMError(f"--vocab-from {folder}: dict.txt was not made from the {binarize.MODEL} beside it")
-    return dictionary, model
 
 
 def count_parts(args: argparse.Namespace) -> int:
@@ -227,14 +212,14 @@ def main(argv=None) -> None:
         for path in paths:
             if not os.path.exists(path) or os.path.isdir(path):
                 raise PMLMError(f"--{name} {path}: no such file")
-    dictionary, model = check_vocabulary(args.vocab_from)
-    bpe = binarize.load_bpe(model)
+    dictionary, model = binarize.find_vocabulary(args.vocab_from)
+    bpe = tokenizer_files.load(model)
     check_separator(args, bpe)
 
     readers, results = {}, {}
     with binarize.building(args.destdir, args.overwrite) as folder:
         shutil.copyfile(dictionary, os.path.join(folder, "dict.txt"))
-        shutil.copyfile(model, os.path.join(folder, binarize.MODEL))
+        model = tokenizer_files.copy(model, folder)
         encoded = os.path.join(folder, binarize.ENCODED)
         os.mkdir(encoded)
         for name in given:  # all of them before the long part, so that errors come early

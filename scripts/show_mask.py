@@ -11,7 +11,6 @@ cell means that the row's slot attends the column's.
 
 import argparse
 import os
-from types import SimpleNamespace
 
 import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
 
@@ -20,8 +19,7 @@ import matplotlib
 import numpy as np
 from fairseq.data import ListDataset, data_utils
 
-from fairseq_pmlm import identity, layout
-from fairseq_pmlm.bpe import PMLMSentencepiece
+from fairseq_pmlm import layout, tokenizer_files
 from fairseq_pmlm.datasets import OBJECTIVES, PMLMDataset, TextBlocks
 from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.tasks.base import load_dictionary
@@ -90,10 +88,10 @@ def load(prefix, dictionary, index):
 def block(args, dictionary):
     """Slots of a block of text."""
     if args.text:
-        tokenizer = identity.find_tokenizer(args.data)
+        tokenizer = tokenizer_files.find(args.data)
         if tokenizer is None:
             raise PMLMError(f"{args.data} holds no tokenizer for --text")
-        encoded = PMLMSentencepiece(SimpleNamespace(sentencepiece_model=tokenizer)).encode(args.text)
+        encoded = tokenizer_files.load(tokenizer).encode(args.text)
         line = dictionary.encode_line(encoded, add_if_not_exist=False).long()
         text, args.index = ListDataset([line], np.array([len(line)])), 0
     else:

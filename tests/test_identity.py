@@ -4,7 +4,7 @@ import pytest
 import torch
 from reference import small_dictionary, small_model
 
-from fairseq_pmlm import identity
+from fairseq_pmlm import identity, tokenizer_files
 from fairseq_pmlm.errors import PMLMError
 
 CFG = SimpleNamespace(
@@ -57,8 +57,8 @@ def test_symbols_are_compared_in_order():
 
 def test_tokenizers_are_compared_by_their_bytes(tmp_path, caplog):
     (tmp_path / "sentencepiece.model").write_bytes(b"one")
-    assert identity.find_tokenizer(f"{tmp_path}:/elsewhere") == str(tmp_path / "sentencepiece.model")
-    assert identity.find_tokenizer(str(tmp_path / "none")) is None
+    assert tokenizer_files.find(f"{tmp_path}:/elsewhere") == str(tmp_path / "sentencepiece.model")
+    assert tokenizer_files.find(str(tmp_path / "none")) is None
     one = identity.facts(CFG, ["a"], str(tmp_path / "sentencepiece.model"))
     (tmp_path / "sentencepiece.model").write_bytes(b"two")
     two = identity.facts(CFG, ["a"], str(tmp_path / "sentencepiece.model"))

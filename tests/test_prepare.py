@@ -16,7 +16,7 @@ import pytest
 import sentencepiece
 from fairseq.data import Dictionary, indexed_dataset
 
-from fairseq_pmlm import binarize
+from fairseq_pmlm import binarize, tokenizer_files
 from fairseq_pmlm.errors import PMLMError
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
@@ -55,7 +55,7 @@ def ids(folder, name):
 def texts(folder, name, dictionary="dict.txt"):
     """The texts of a binarized data set, through fairseq's dictionary and our tokenizer."""
     symbols = Dictionary.load(str(folder / dictionary))
-    bpe = binarize.load_bpe(str(folder / "sentencepiece.model"))
+    bpe = tokenizer_files.load(str(folder / "sentencepiece.model"))
     return [bpe.decode(symbols.string(line)) for line in ids(folder, name)]
 
 
@@ -195,7 +195,7 @@ def test_parts_of_a_source_around_the_symbol(prepared, tmp_path):
         "--separator", "</s>", "--vocab-from", prepared[0], "--workers", 2, "--destdir", tmp_path / "bin",
     )  # fmt: skip
     folder = tmp_path / "bin"
-    bpe = binarize.load_bpe(str(folder / "sentencepiece.model"))
+    bpe = tokenizer_files.load(str(folder / "sentencepiece.model"))
     symbols = Dictionary.load(str(folder / "dict.txt"))
     for row, line in zip(rows, ids(folder, "train.src-tgt.src"), strict=True):
         parts = [[symbols.index(symbol) for symbol in bpe.encode(row[key]).split()] for key in "ap"]

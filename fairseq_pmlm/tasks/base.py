@@ -5,11 +5,11 @@ import os
 import struct
 
 from fairseq import utils
-from fairseq.data import Dictionary, data_utils, encoders
+from fairseq.data import Dictionary, data_utils
 from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 
-from .. import identity
+from .. import tokenizer_files
 from ..errors import PMLMError, describe
 from ..model import ARCHITECTURES, PMLMModel
 
@@ -66,22 +66,25 @@ class PMLMBaseTask(FairseqTask):
         """The tokenizer asked for with ``--bpe``, else the one that lies beside the dictionary.
 
         Raises:
-            PMLMError: ``--sentencepiece-model`` is another file than the data was prepared with.
+            PMLMError: the option of ``--bpe`` names another file than the data was prepared with.
         """
-        beside = identity.find_tokenizer(self.cfg.data)
-        given = None
-        if OmegaConf.is_config(args) and "sentencepiece_model" in args:  # "in" is False where it is missing ("???")
-            given = args.sentencepiece_model
-        if given and beside and os.path.isfile(given) and identity.hash_file(given) != identity.hash_file(beside):
-            raise PMLMError(
-                f"--sentencepiece-model {given} is not the tokenizer that the data was prepared with, {beside}"
-            )
+        beside = tokenizer_files.find(self.cfg.data)
         name = args._name if OmegaConf.is_config(args) else args
-        if name is not None and (given or name != "pmlm_sentencepiece" or not beside):
+        ours = {bpe: (option, kind) for kind, (bpe, _, option) in tokenizer_files.KINDS.items()}
+        if name is not None and name not in ours:
             return super().build_bpe(args)
-        if beside and beside.endswith(".model"):
-            return encoders.build_bpe(OmegaConf.create({"_name": "pmlm_sentencepiece", "sentencepiece_model": beside}))
-        return None
+        option, kind = ours.get(name, (None, None))
+        given = None
+        if option and OmegaConf.is_config(args) and option in args:  # "in" is False where it is missing ("???")
+            given = args[option]
+        if given and beside and os.path.isfile(given):
+            same = kind == os.path.basename(beside)
+            if not same or tokenizer_files.fingerprint(given, kind) != tokenizer_files.fingerprint(beside):
+                option = option.replace("_", "-")
+                raise PMLMError(f"--{option} {given} is not the tokenizer that the data was prepared with, {beside}")
+        if given or (name and not beside):
+            return super().build_bpe(args)
+        return tokenizer_files.load(beside) if beside else None
 
     def load_binarized(self, prefix: str, combine: bool = False):
         """The binarized lines at *prefix* (without .bin), checked against the dictionary.

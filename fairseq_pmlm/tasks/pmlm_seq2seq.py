@@ -234,7 +234,7 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         """
         found = []
         for word in (words or "").split():
-            symbols = [symbol for symbol in (word, f"\u2581{word}") if symbol in self.dictionary]
+            symbols = [symbol for symbol in (word, f"\u2581{word}", f"\u0120{word}") if symbol in self.dictionary]
             if not symbols:
                 raise PMLMError(f"--no-repeat-ngram-ignore {word!r}: no symbol of the dictionary")
             found += [self.dictionary.index(symbol) for symbol in symbols]
