@@ -19,8 +19,6 @@ from torch import Tensor
 from .attention import visibility
 from .layout import visible
 
-SOURCE_SEGMENT = 0
-TARGET_SEGMENT = 1
 CACHE = "pmlm"
 
 
@@ -80,15 +78,15 @@ def lay_out(
         pad: index of <pad>.
 
     Returns:
-        the arguments of :meth:`fairseq_pmlm.model.Backbone.forward`.
+        the arguments of :meth:`fairseq_pmlm.model.Backbone.forward`; segments are 0 for sources and 1 for targets.
     """
     batch, source = src_tokens.shape
     # A slot of padding would stand beyond the longest text, and must see something: the context.
     padding = appended.eq(pad)
     places = (places + src_lengths[:, None]).masked_fill(padding, 0)
     positions = torch.cat([torch.arange(source, device=places.device).expand(batch, -1), places], dim=1)
-    segments = torch.full_like(positions, TARGET_SEGMENT)
-    segments[:, :source] = SOURCE_SEGMENT
+    segments = torch.ones_like(positions)
+    segments[:, :source] = 0
     return {
         "tokens": torch.cat([src_tokens, appended], dim=1),
         "positions": positions,
@@ -208,7 +206,7 @@ class SourceEncoder:
         backbone = self.model.backbone
         padding = tokens.eq(backbone.padding_idx)
         cache = Cache(padding, net_input["src_lengths"])
-        x = backbone.embed(tokens, cache.positions, torch.full_like(tokens, SOURCE_SEGMENT))
+        x = backbone.embed(tokens, cache.positions, torch.full_like(tokens, self.model.cfg.source_segment))
         steps = torch.zeros_like(tokens)
         seen = visibility(padding, cache.positions, steps, tokens.size(1), backbone.relative_bias)
         for i, layer in enumerate(backbone.layers):
@@ -268,7 +266,7 @@ class IncrementalDecoder(FairseqIncrementalDecoder):
         tokens = tokens.view(sentences, beams, -1).transpose(1, 2).flatten(1)
         positions = cache.lengths[:, None] + places.repeat_interleave(beams)
         cache.make_room(tokens.size(1))
-        x = backbone.embed(tokens, positions, torch.full_like(tokens, TARGET_SEGMENT))
+        x = backbone.embed(tokens, positions, torch.full_like(tokens, self.model.cfg.target_segment))
         mask = self.mask(cache, steps, positions)
         for i, layer in enumerate(backbone.layers):
             attention = layer.self_attn

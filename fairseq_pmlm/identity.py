@@ -26,6 +26,9 @@ OPTIONS = (
     "activation_fn",
     "relative_positions",
     "relative_position_max_distance",
+    "separate_output",
+    "source_segment",
+    "target_segment",
 )
 
 

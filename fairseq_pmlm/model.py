@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
+from fairseq.models import ARCH_CONFIG_REGISTRY, BaseFairseqModel, register_model, register_model_architecture
 from torch import Tensor, nn
 
 from . import compat, decoding, identity, tokenizer_files
 from .attention import RelativePositionBias, SelfAttention, Visibility, gather_slots, visibility
+from .checkpoints.architecture import take_from
 from .errors import PMLMError
 from .linear import PackableLinear
 
@@ -63,8 +64,21 @@ class PMLMConfig(FairseqDataclass):
             "of minus this per token of distance in the first head, a quarter of it in each next; 0: N(0, 0.02) for all"
         },
     )
+    separate_output: bool = field(
+        default=False,
+        metadata={"help": "give the softmax layer a weight of its own instead of the token embedding's"},
+    )
+    arch_from: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "checkpoint to take the architecture from, with --arch pmlm; whatever else is given must agree "
+            "with it, but for more --max-positions"
+        },
+    )
     # What decoding must repeat belongs to the model: fairseq-generate reads model options from the checkpoint, but task
     # options from the command line.
+    source_segment: int = field(default=0, metadata={"help": "seq2seq: segment of the source"})
+    target_segment: int = field(default=1, metadata={"help": "seq2seq: segment of the target"})
     max_source_positions: Optional[int] = field(
         default=None,
         metadata={"help": "seq2seq: longest source in tokens, with <s> and </s> (default: what the target leaves)"},
@@ -190,12 +204,14 @@ class Backbone(nn.Module):
 
 
 class OutputLayer(PackableLinear):
-    """Transform, then a softmax layer tied to the token embedding, with a bias of its own."""
+    """Transform, then a softmax layer with a bias, tied to the token embedding unless it is to be separate."""
 
     def __init__(self, cfg: PMLMConfig, embed_tokens: nn.Embedding):
         dim = cfg.encoder_embed_dim
         super().__init__(dim, embed_tokens.num_embeddings, device="meta")
         self.weight = embed_tokens.weight
+        if cfg.separate_output:
+            self.weight = nn.Parameter(embed_tokens.weight.detach().clone())
         self.bias = nn.Parameter(torch.zeros(embed_tokens.num_embeddings))
         self.dense = PackableLinear(dim, dim)
         self.layer_norm = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
@@ -255,6 +271,9 @@ class PMLMModel(BaseFairseqModel):
                 f"--relative-position-bins {bins} must be a multiple of 4, and "
                 f"--relative-position-max-distance {distance} more than a quarter of it"
             )
+        for name, segment in (("source", cfg.source_segment), ("target", cfg.target_segment)):
+            if not 0 <= segment < cfg.num_segments:
+                raise PMLMError(f"--{name}-segment {segment} is none of the {cfg.num_segments} segments, 0 and up")
         source, target = seq2seq_limits(cfg)
         if source + target > cfg.max_positions or min(source, target) < 3:
             raise PMLMError(
@@ -308,6 +327,8 @@ class PMLMModel(BaseFairseqModel):
             slots = decoding.seq2seq_slots(
                 src_tokens, src_lengths, prev_output_tokens, pad, self.pseudo_index, pseudo_tokens
             )
+        source = slots["segments"].eq(0)
+        slots["segments"] = torch.where(source, self.cfg.source_segment, self.cfg.target_segment)
         x = self.backbone(**slots)
         return self.output_layer(x if wanted is None else x[wanted]), None
 
@@ -377,8 +398,12 @@ ARCHITECTURES = {
 
 def architecture(layers: int, width: int, heads: int):
     """A function that fills in what the command line (or a checkpoint) leaves open."""
+    named = {"encoder_layers": layers, "encoder_embed_dim": width, "encoder_attention_heads": heads}
 
     def fill(args):
+        if getattr(args, "arch_from", None):  # fairseq passes what was given, and no default
+            take_from(args.arch_from, args, named if args.arch in ARCHITECTURES else {})
+            args.arch_from = None  # not to be looked for again when this model is loaded
         args.encoder_layers = getattr(args, "encoder_layers", layers)
         args.encoder_embed_dim = getattr(args, "encoder_embed_dim", width)
         args.encoder_attention_heads = getattr(args, "encoder_attention_heads", heads)
@@ -389,3 +414,5 @@ def architecture(layers: int, width: int, heads: int):
 
 for _name, _shape in ARCHITECTURES.items():
     register_model_architecture("pmlm", _name)(architecture(*_shape))
+# register_model has given "pmlm" a function that does nothing: it is whatever the options say
+ARCH_CONFIG_REGISTRY["pmlm"] = architecture(*ARCHITECTURES["pmlm_base"])

@@ -13,6 +13,9 @@ CFG = SimpleNamespace(
     activation_fn="gelu",
     relative_positions=False,
     relative_position_max_distance=128,
+    separate_output=False,
+    source_segment=0,
+    target_segment=1,
 )
 
 
@@ -36,6 +39,7 @@ def test_equal_facts_pass():
     [
         ({"encoder_attention_heads": 2}, "--encoder-attention-heads 4, this model has 2"),
         ({"layer_norm_eps": 1e-5}, "--layer-norm-eps 1e-12, this model has 1e-05"),
+        ({"target_segment": 5}, "--target-segment 1, this model has 5"),
         ({"activation_fn": "relu"}, "--activation-fn gelu, this model has relu"),
         (
             {"relative_positions": True},
