@@ -1,0 +1,116 @@
+"""Which row of a checkpoint's embedding is which symbol of a fairseq dictionary.
+
+A dictionary begins with ``<s> <pad> </s> <unk>`` and ends with ``<mask> <pseudo>``; a vocabulary has its special pieces
+anywhere, and no [P].
+"""
+
+import os
+from typing import Any, NamedTuple
+
+from .. import byte_bpe, tokenizer_files, wordpiece
+from ..bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, load_model, symbol_table, write_dictionary
+from ..errors import PMLMError
+from ..text import read_json, write_text
+
+PSEUDO_PIECE = "[PSEUDO]"  # the line of an exported vocab.txt whose row is that of [P]
+PSEUDO_KEY, MASK_KEY = "pseudo_token_id", "mask_token_id"  # in an exported config.json: the rows of [P] and [M]
+
+
+class Vocabulary(NamedTuple):
+    """A tokenizer's vocabulary.
+
+    path: the tokenizer file.
+    name: what it is called beside a dictionary.
+    symbols: the dictionary's symbol of each row of the embedding, ``<pseudo>`` last if it has a row of its own.
+    """
+
+    path: str
+    name: str
+    symbols: list[str]
+
+    def rows(self) -> list[int]:
+        """For each symbol of the dictionary its row; ``<pseudo>`` shares the row of ``<mask>`` if it has none."""
+        row = {symbol: i for i, symbol in enumerate(self.symbols)}
+        row.setdefault("<pseudo>", row["<mask>"])
+        return [row[symbol] for symbol in (*FAIRSEQ_SYMBOLS, *self.types(), *EXTRA_SYMBOLS)]
+
+    def types(self) -> list[str]:
+        """The dictionary's ordinary symbols."""
+        special = {*FAIRSEQ_SYMBOLS, *EXTRA_SYMBOLS}
+        return [symbol for symbol in self.symbols if symbol not in special]
+
+    def write(self, folder: str) -> str:
+        """Write dict.txt and the tokenizer file into *folder*; returns the path of the latter."""
+        write_dictionary(os.path.join(folder, "dict.txt"), self.types())
+        target = os.path.join(folder, self.name)
+        if self.name == "vocab.txt":
+            pieces, settings = read_wordpiece(self.path)
+            wordpiece.write_vocabulary(target, pieces, settings)
+        elif self.name == "tokenizer.json":
+            write_text(target, byte_bpe.read(self.path).to_str())
+        else:
+            tokenizer_files.copy(self.path, folder, self.name)
+        return target
+
+
+def read(path: str, config: dict[str, Any]) -> Vocabulary:
+    """The vocabulary of a tokenizer file: vocab.txt, a sentencepiece model, vocab.json with merges.txt, tokenizer.json.
+
+    Args:
+        path: the file.
+        config: config.json of the checkpoint; one that we have exported says which rows are those of [P] and [M].
+
+    Raises:
+        PMLMError: the file is missing, damaged, or of another kind.
+    """
+    if not os.path.isfile(path):
+        raise PMLMError(f"--vocab {path}: no such file")
+    if path.endswith(".model"):
+        name, symbols = "sentencepiece.model", _sentencepiece_symbols(path)
+    elif path.endswith(".json") and not is_wordpiece(path):
+        name = "tokenizer.json"
+        symbols = tokenizer_files.load(path, name).table
+    else:
+        name = "vocab.txt"
+        pieces, _ = read_wordpiece(path)
+        symbols = wordpiece.name_symbols(pieces)
+    if PSEUDO_KEY in config:
+        symbols = _place_pseudo(symbols, config, path)
+    return Vocabulary(path, name, symbols)
+
+
+def _place_pseudo(symbols: list[str], config: dict[str, Any], path: str) -> list[str]:
+    """*symbols* with ``<pseudo>``, which has a row of its own behind all others, or in the place of ``<mask>``."""
+    mask, pseudo = config.get(MASK_KEY), config[PSEUDO_KEY]
+    symbols = [*symbols, "<pseudo>"]
+    if {mask, pseudo} != {symbols.index("<mask>"), len(symbols) - 1}:
+        raise PMLMError(
+            f"config.json gives {PSEUDO_KEY} {pseudo} and {MASK_KEY} {mask}; with {path} they can only be "
+            f"{len(symbols) - 1} and {symbols.index('<mask>')}, in either order"
+        )
+    symbols[mask], symbols[pseudo] = "<mask>", "<pseudo>"
+    return symbols
+
+
+def _sentencepiece_symbols(path: str) -> list[str]:
+    """Laid out as XLM-R does: fairseq's four, the pieces behind sentencepiece's three, then ``<mask>``."""
+    table = symbol_table(load_model(path))
+    if any(symbol is not None for symbol in table[:3]) or None in table[3:]:
+        raise PMLMError(f"{path}: its first three pieces, and no others, must be <unk>, <s> and </s>, as in XLM-R")
+    return [*FAIRSEQ_SYMBOLS, *table[3:], "<mask>"]
+
+
+def is_wordpiece(path: str) -> bool:
+    """Whether a JSON file of the ``tokenizers`` library is WordPiece."""
+    model = read_json(path).get("model")
+    return isinstance(model, dict) and model.get("type") == "WordPiece"
+
+
+def read_wordpiece(path: str) -> tuple[list[str], wordpiece.Settings]:
+    """Pieces and settings of a vocab.txt, or of a tokenizer.json with WordPiece; without [PSEUDO] at the end."""
+    if path.endswith(".json"):
+        pieces, settings = wordpiece.read_tokenizer_json(path)
+    else:
+        pieces = wordpiece.read_vocabulary(path)
+        settings = wordpiece.read_settings(path, pieces)
+    return pieces[:-1] if pieces[-1] == PSEUDO_PIECE else pieces, settings
