@@ -5,6 +5,7 @@ anywhere, and no [P].
 """
 
 import os
+import shutil
 from typing import Any, NamedTuple
 
 from .. import byte_bpe, tokenizer_files, wordpiece
@@ -44,12 +45,11 @@ class Vocabulary(NamedTuple):
         write_dictionary(os.path.join(folder, "dict.txt"), self.types())
         target = os.path.join(folder, self.name)
         if self.name == "vocab.txt":
-            pieces, settings = read_wordpiece(self.path)
-            wordpiece.write_vocabulary(target, pieces, settings)
+            wordpiece.write_vocabulary(target, *read_wordpiece(self.path))
         elif self.name == "tokenizer.json":
             write_text(target, byte_bpe.read(self.path).to_str())
         else:
-            tokenizer_files.copy(self.path, folder, self.name)
+            shutil.copyfile(self.path, target)
         return target
 
 
