@@ -1,0 +1,240 @@
+"""Bad checkpoints: one clear line, nothing written, nothing executed. And --arch-from, which refuses contradictions."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+import torch
+from commands import OPTIMIZER, ROOT, USER_DIR, command, load, refused
+from foreign import PIECES, save_by_transformers, write_unilm
+from safetensors.torch import load_file, save_file
+
+from fairseq_pmlm.checkpoints.architecture import OPTIONS, flags, stored_options
+from fairseq_pmlm.checkpoints.importing import import_checkpoint
+from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.model import ARCHITECTURES, PMLMConfig, architecture
+
+
+@pytest.fixture
+def bert(tmp_path):
+    save_by_transformers("bert", tmp_path)
+    return tmp_path
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in config.items() if value != "gone"}))
+
+
+def change_tensors(folder, **changes):
+    """A tensor, or None to leave one out; two underscores stand for a dot in its name."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors |= {name.replace("__", "."): tensor for name, tensor in changes.items()}
+    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, folder / "model.safetensors")
+
+
+def check(folder, match, **options):
+    with pytest.raises(PMLMError, match=match):
+        import_checkpoint(str(folder), str(folder / "out"), **options)
+    assert not (folder / "out").exists()
+    assert not [name for name in os.listdir(folder) if "building" in name]
+
+
+class Evil:
+    """A pickle that would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "plain"])
+def test_a_malicious_pickle_executes_nothing(how, bert):
+    os.remove(bert / "model.safetensors")
+    victim, file = bert / "victim", bert / "pytorch_model.bin"
+    content = {"bert.embeddings.word_embeddings.weight": torch.zeros(2, 2), "x": Evil(victim)}
+    if how == "plain":
+        file.write_bytes(pickle.dumps(content["x"]))
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=how == "zip")
+    check(bert, r"pytorch_model\.bin (holds posix\.system.* could run code|is truncated, or not a checkpoint)")
+    assert not victim.exists()
+    if how == "plain":
+        pickle.loads(file.read_bytes())
+    else:
+        torch.load(file, weights_only=False)
+    assert victim.exists()  # it was dangerous
+
+
+@pytest.mark.parametrize("kind", ["bin", "safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no checkpoint\n" * 99, "cut"])
+def test_files_that_are_no_checkpoints(kind, content, bert):
+    name = {"bin": "pytorch_model.bin", "safetensors": "model.safetensors"}[kind]
+    if kind == "bin":
+        torch.save(load_file(bert / "model.safetensors"), bert / name)
+        os.remove(bert / "model.safetensors")
+    whole = (bert / name).read_bytes()
+    (bert / name).write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
+    check(bert, rf"checkpoint .*{name} is truncated, or not a")
+
+
+def test_files_that_hold_other_things(bert):
+    os.remove(bert / "model.safetensors")
+    check(bert, r"holds none of model\.safetensors, .*pytorch_model\.bin")
+    torch.save({"cfg": None, "model": {"a": torch.zeros(1)}}, bert / "pytorch_model.bin")
+    check(bert, "holds a dictionary with cfg, model instead of named tensors alone; a checkpoint of fairseq needs no")
+    torch.save([1], bert / "pytorch_model.bin")
+    check(bert, "holds a list instead of named tensors")
+    with pytest.raises(PMLMError, match=r"--checkpoint .*nowhere: no such file or directory"):
+        import_checkpoint(str(bert / "nowhere"), str(bert / "out"))
+    torch.save({f"decoder.layers.{i}.fc1.weight": torch.zeros(1) for i in range(9)}, bert / "pytorch_model.bin")
+    check(bert, r"none of unilm, .*: its keys are decoder\.layers\.0\.fc1\.weight, .* and 3 more")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_size": 32}, r"word_embeddings\.weight' is \(71, 16\) in the checkpoint, and .* asks for \(71, 32\)"),
+        ({"intermediate_size": 64}, r"intermediate\.dense\.weight' is \(40, 16\) .* asks for \(64, 16\)"),
+        ({"max_position_embeddings": 50}, r"position_embeddings\.weight' is \(48, 16\) .* asks for \(50, 16\)"),
+        ({"type_vocab_size": 3}, r"token_type_embeddings\.weight' is \(2, 16\) .* asks for \(3, 16\)"),
+        ({"type_vocab_size": 1}, r"token_type_embeddings\.weight' is \(2, 16\) .* asks for \(1, 16\)"),
+        ({"num_hidden_layers": 3}, r"the checkpoint has no 'bert\.encoder\.layer\.2\.attention\.self\.query\.weight'"),
+        ({"num_hidden_layers": 1}, r"dropping would change: 'bert\.encoder\.layer\.1\..* and 15 more"),
+        ({"vocab_size": 90}, rf"the vocabulary has {len(PIECES)} pieces, the checkpoint 90"),
+        ({"num_attention_heads": "gone"}, r"config\.json has no num_attention_heads, which cannot be read off"),
+        ({"num_attention_heads": 3}, "hidden_size 16 is not a multiple of num_attention_heads 3"),
+        ({"num_attention_heads": "4"}, "num_attention_heads is '4', not a whole number"),
+        ({"layer_norm_eps": -1}, "layer_norm_eps is -1, not a number between 0 and 1"),
+        ({"hidden_act": "swish"}, "hidden_act is 'swish'; there are gelu, "),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        ({"is_decoder": True}, "is_decoder is true; only encoders"),
+        ({"embedding_size": 8}, "embedding_size 8 and hidden_size 16 differ"),
+        ({"rel_pos_bins": 32}, r"rel_pos_bins is 32, but the checkpoint has no bert\.rel_pos_bias\.weight"),
+        ({"target_type_id": 2}, "target_type_id 2 is none of the 2 token types"),
+        ({"pseudo_token_id": 3}, "config.json gives pseudo_token_id 3 and mask_token_id None"),
+    ],
+)  # fmt: skip
+def test_config_that_contradicts_the_tensors(changes, said, bert):
+    change_config(bert, **changes)
+    check(bert, said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"bert__embeddings__LayerNorm__bias": None}, r"has no 'bert\.embeddings\.LayerNorm\.bias' \(16,\)"),
+        ({"cls__predictions__bias": None}, r"the checkpoint has no 'cls\.predictions\.bias'"),
+        ({"bert__encoder__layer__0__adapter__weight": torch.zeros(1)}, r"no such encoder has.*\.0\.adapter"),
+        ({"cls__predictions__decoder__bias": torch.ones(len(PIECES))}, "for the same, and they differ"),
+        ({"bert__embeddings__LayerNorm__bias": torch.zeros(16, dtype=torch.int64)}, r"holds torch\.int64"),
+        ({"bert__embeddings__word_embeddings__weight": None}, "the checkpoint (is none of|has no word embeddings)"),
+    ],
+)  # fmt: skip
+def test_tensors_that_are_wrong(changes, said, bert):
+    change_tensors(bert, **changes)
+    check(bert, said)
+
+
+def test_formats_vocabularies_and_missing_files(bert):
+    check(bert, r"--format roberta, but the checkpoint is bert: its keys are", kind="roberta")
+    check(bert, r"--vocab nowhere: no such file", vocab="nowhere")
+    (bert / "vocab.txt").write_text("".join(f"{piece}\n" for piece in [*PIECES, "more"]))
+    check(bert, rf"the vocabulary has {len(PIECES) + 1} pieces, the checkpoint {len(PIECES)}")
+    os.remove(bert / "vocab.txt")
+    check(bert, r"there is none of vocab\.txt, .* beside .*give --vocab FILE")
+    (bert / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))
+    (bert / "config.json").write_text("{")
+    check(bert, r"config\.json: broken JSON")
+    os.remove(bert / "config.json")
+    check(bert, r"config\.json, which is missing, has no num_attention_heads, which cannot be read off .*--config FILE")
+    (bert / "out").mkdir()
+    (bert / "out" / "mine.txt").touch()
+    with pytest.raises(PMLMError, match=r"--save-dir .*out holds other files \(mine\.txt\)"):
+        import_checkpoint(str(bert), str(bert / "out"))
+
+
+def test_relative_positions_need_their_distance(tmp_path):
+    write_unilm(tmp_path, True)
+    os.rename(tmp_path / "unilm2.bin", tmp_path / "pytorch_model.bin")
+    change_config(tmp_path, max_rel_pos="gone")
+    check(tmp_path, r"config\.json has no max_rel_pos")
+    change_config(tmp_path, max_rel_pos=20, num_attention_heads=8)
+    check(tmp_path, r"rel_pos_bias\.weight' is \(4, 32\) in the checkpoint, and config\.json asks for \(8, 32\)")
+
+
+def test_a_command_ends_in_one_line(bert):
+    script = [sys.executable, str(ROOT / "scripts" / "import_checkpoint.py"), "--checkpoint", str(bert)]
+    done = subprocess.run([*script, "--vocab", "x", "--save-dir", str(bert / "out")], capture_output=True, text=True)
+    refused(done, "--vocab x: no such file")
+
+
+def given(**options):
+    """What fairseq passes to the function of an architecture: what was given on the command line, and no default."""
+    return Namespace(arch="pmlm", **options)
+
+
+def test_architecture_from_a_checkpoint(tmp_path):
+    write_unilm(tmp_path, True, segments=6, source_type_id=4, target_type_id=5)
+    import_checkpoint(str(tmp_path / "unilm2.bin"), str(tmp_path / "out"))
+    path = str(tmp_path / "out" / "model.pt")
+    fill = architecture(*ARCHITECTURES["pmlm_base"])
+    args = given(arch_from=path, dropout=0.3, max_positions=90)
+    fill(args)
+    stored = stored_options(path)
+    for name in OPTIONS:
+        assert getattr(args, name) == (90 if name == "max_positions" else stored[name]), name
+    assert (args.dropout, args.arch_from, args.encoder_layers, args.target_segment) == (0.3, None, 2, 5)
+    for option, value, said in (
+        ("encoder_attention_heads", 2, "--encoder-attention-heads is 4, and the command line gives 2"),
+        ("layer_norm_eps", 1e-12, "--layer-norm-eps is 1e-05, and the command line gives 1e-12"),
+        ("max_positions", 40, "--max-positions is 48, and the command line gives 40"),
+        ("activation_fn", "relu", "--activation-fn is gelu, and the command line gives relu"),
+        ("arch", "pmlm_base", "--encoder-layers is 2, and --arch pmlm_base stands for 12; --arch pmlm stands for no"),
+    ):
+        args = Namespace(**vars(given(arch_from=path)) | {option: value})
+        with pytest.raises(PMLMError, match=said):
+            fill(args)
+    for bad, said in ((tmp_path / "none.pt", "does not exist"), (tmp_path / "unilm2.bin", "is truncated, or not a")):
+        with pytest.raises(PMLMError, match=said):
+            fill(given(arch_from=str(bad)))
+    printed = flags(stored, ARCHITECTURES, PMLMConfig())
+    assert printed == (
+        "--arch pmlm_base --encoder-layers 2 --encoder-embed-dim 16 --encoder-ffn-embed-dim 40 "
+        "--encoder-attention-heads 4 --layer-norm-eps 1e-05 --max-positions 48 --num-segments 6 --relative-positions "
+        "--relative-position-max-distance 20 --source-segment 4 --target-segment 5"
+    )
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_an_imported_checkpoint(tmp_path):
+    write_unilm(tmp_path, True, segments=6, source_type_id=4, target_type_id=5)
+    import_checkpoint(str(tmp_path / "unilm2.bin"), str(tmp_path / "out"))
+    path, data = tmp_path / "out" / "model.pt", tmp_path / "data"
+    shutil.copytree(tmp_path / "out", data)
+    os.remove(data / "model.pt")
+    (tmp_path / "t.txt").write_text("the cat ##s sat . the cat sat , the cat\n" * 40)
+    binarize = ["--only-source", "--srcdict", data / "dict.txt", "--trainpref", tmp_path / "t.txt"]
+    command("preprocess", *binarize, "--validpref", tmp_path / "t.txt", "--destdir", data)
+    options = [data, *USER_DIR, "--task", "pmlm", "--criterion", "pmlm", "--arch", "pmlm", "--arch-from", path]
+    options += [*OPTIMIZER, "--tokens-per-sample", 24, "--max-tokens", 400, "--max-update", 3]
+    options += ["--save-dir", tmp_path / "trained", "--finetune-from-model", path, "--max-positions", 60]
+    command("train", *options)
+    model = load(tmp_path / "trained" / "checkpoint_last.pt")[0]
+    stored = stored_options(str(path))
+    for name in OPTIONS:
+        assert getattr(model.cfg, name) == (60 if name == "max_positions" else stored[name]), name
+    os.rename(path, tmp_path / "moved.pt")  # nobody needs it any more
+    load(tmp_path / "trained" / "checkpoint_last.pt")
+    refused(command("train", *options, "--encoder-attention-heads", 2, check=False), "model.pt does not exist")
+    os.rename(tmp_path / "moved.pt", path)
+    done = command("train", *options, "--encoder-attention-heads", 2, check=False)
+    refused(done, "its --encoder-attention-heads is 4, and the command line gives 2")
