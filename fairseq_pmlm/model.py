@@ -260,6 +260,10 @@ class PMLMModel(BaseFairseqModel):
         Raises:
             PMLMError: options that contradict each other.
         """
+        if cfg.arch_from:
+            raise PMLMError(
+                f"--arch-from {cfg.arch_from} is for the command line of fairseq-train; it was not read here"
+            )
         if cfg.encoder_embed_dim % cfg.encoder_attention_heads:
             raise PMLMError(
                 f"--encoder-embed-dim {cfg.encoder_embed_dim} is not a multiple of "

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from commands import load
-from foreign import authors_log_probs, save_by_transformers, write_unilm
+from foreign import PIECES, authors_log_probs, save_by_transformers, write_unilm
 from test_checkpoints_import import batch, row_indices, run
 from transformers import AutoTokenizer, BertForMaskedLM
 
@@ -87,6 +87,21 @@ def test_transformers_computes_the_same(kind, tmp_path):
     for text in ("the cats sat, singing", "a café"):
         ours = model.dictionary.encode_line(bpe.encode(text), add_if_not_exist=False, append_eos=False).long()
         assert indices[tokenizer.encode(text, add_special_tokens=False)].tolist() == ours.tolist()
+
+
+def test_every_line_of_a_strange_vocabulary_keeps_its_row(tmp_path, monkeypatch):
+    pieces = ["cat", *PIECES[:9], "", "<s>", "a\u00a0b", *PIECES[9:], "the", "[SEP]"]
+    monkeypatch.setattr("foreign.PIECES", pieces)
+    theirs = save_by_transformers("bert", tmp_path)
+    import_checkpoint(str(tmp_path), str(tmp_path / "in"))
+    model = load(tmp_path / "in" / "model.pt")[0]
+    table = theirs.bert.embeddings.word_embeddings.weight
+    for symbol, line in (("cat_", 0), ("<empty>", 10), ("<s>_", 11), ("a<U+00A0>b", 12), ("</s>", len(pieces) - 1)):
+        assert torch.equal(model.backbone.embed_tokens.weight[model.dictionary.index(symbol)], table[line])
+    export_checkpoint(str(tmp_path / "in" / "model.pt"), str(tmp_path / "in"), str(tmp_path / "out"))
+    before, after = (read_tensors(str(folder / "model.safetensors")) for folder in (tmp_path, tmp_path / "out"))
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert (tmp_path / "out" / "vocab.txt").read_bytes() == (tmp_path / "vocab.txt").read_bytes()
 
 
 @pytest.mark.parametrize("relative", [False, True])

@@ -16,6 +16,7 @@ from foreign import (
     save_by_transformers,
     write_unilm,
 )
+from transformers import AutoTokenizer
 
 from fairseq_pmlm.checkpoints import vocabulary
 from fairseq_pmlm.checkpoints.files import read_tensors
@@ -143,6 +144,28 @@ def test_old_files_shards_and_other_heads(tmp_path):
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     with pytest.raises(PMLMError, match=r"the shard '\.\./a\.bin' is not in the folder"):
         import_checkpoint(str(tmp_path), str(tmp_path / "new"))
+
+
+def test_tokenizers_that_transformers_has_saved(tmp_path):
+    for kind in ("bert", "roberta"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        save_by_transformers(kind, folder)
+        import_checkpoint(str(folder), str(folder / "before"))
+        AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+        for name in ("vocab.txt", "vocab.json", "merges.txt"):
+            if (folder / name).exists():
+                os.remove(folder / name)
+        import_checkpoint(str(folder), str(folder / "out"))  # from tokenizer.json
+        for name in os.listdir(folder / "before"):
+            if name != "model.pt":
+                assert (folder / "out" / name).read_bytes() == (folder / "before" / name).read_bytes(), name
+        assert not load(folder / "out" / "model.pt")[0].cfg.separate_output
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["type"] = "Unigram"
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(PMLMError, match=r"tokenizer\.json holds sentencepiece's pieces.*--vocab sentencepiece"):
+        import_checkpoint(str(folder), str(folder / "new"))
 
 
 @pytest.mark.parametrize("relative", [False, True])

@@ -66,6 +66,7 @@ def export_checkpoint(path: str, vocab_from: str, save_dir: str, kind: str = "au
         if kind == "bert":
             file = os.path.join(folder, "model.safetensors")
             safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
+            shutil.copymode(os.path.join(folder, "config.json"), file)  # safetensors lets nobody else read it
         else:
             file = os.path.join(folder, "pytorch_model.bin")
             if not options["separate_output"]:

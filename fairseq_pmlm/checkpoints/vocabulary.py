@@ -67,7 +67,9 @@ def read(path: str, config: dict[str, Any]) -> Vocabulary:
         raise PMLMError(f"--vocab {path}: no such file")
     if path.endswith(".model"):
         name, symbols = "sentencepiece.model", _sentencepiece_symbols(path)
-    elif path.endswith(".json") and not is_wordpiece(path):
+    elif path.endswith(".json") and model_of(path) == "Unigram":
+        raise PMLMError(f"{path} holds sentencepiece's pieces without its model; give --vocab sentencepiece.bpe.model")
+    elif path.endswith(".json") and model_of(path) != "WordPiece":
         name = "tokenizer.json"
         symbols = tokenizer_files.load(path, name).table
     else:
@@ -100,10 +102,10 @@ def _sentencepiece_symbols(path: str) -> list[str]:
     return [*FAIRSEQ_SYMBOLS, *table[3:], "<mask>"]
 
 
-def is_wordpiece(path: str) -> bool:
-    """Whether a JSON file of the ``tokenizers`` library is WordPiece."""
+def model_of(path: str) -> str:
+    """What a JSON file of the ``tokenizers`` library calls its model; BPE if it is a plain vocabulary."""
     model = read_json(path).get("model")
-    return isinstance(model, dict) and model.get("type") == "WordPiece"
+    return str(model.get("type")) if isinstance(model, dict) else "BPE"
 
 
 def read_wordpiece(path: str) -> tuple[list[str], wordpiece.Settings]:
