@@ -29,13 +29,14 @@ def make(kind, folder):
     return folder / "in" / "model.pt"
 
 
-def train(path):
+def train(path, **options):
     """Stand in for training: another [P], and limits of the fine-tuning task."""
     checkpoint = torch.load(path, weights_only=True)
     torch.manual_seed(1)
     checkpoint["model"]["backbone.embed_tokens.weight"][-1] += torch.randn(16)
     checkpoint["model"]["output_layer.bias"][-1] += 3
     checkpoint["cfg"]["model"] |= {"max_source_positions": 28, "max_target_positions": 18, "cut_source": "head"}
+    checkpoint["cfg"]["model"] |= options
     torch.save(checkpoint, path)
 
 
@@ -50,7 +51,7 @@ def contents(path):
 def test_round_trip_to_the_bit(kind, trained, target, tmp_path):
     path = make(kind, tmp_path)
     if trained:
-        train(path)
+        train(path, finetune_mode="causal")
     said = export_checkpoint(str(path), str(path.parent), str(tmp_path / "out"), target)
     assert ("a row of its own" in said) == trained
     import_checkpoint(str(tmp_path / "out"), str(tmp_path / "again"))

@@ -177,8 +177,8 @@ def to_config(options: dict[str, Any], words: Vocabulary, kind: str, own_pseudo:
         config["max_rel_pos"] = options["relative_position_max_distance"] if relative else 0
     if own_pseudo:
         config |= {PSEUDO_KEY: row["<pseudo>"], MASK_KEY: row["<mask>"]}
-    own = {name: getattr(options[name], "value", options[name]) for name in OWN_OPTIONS}
-    return config | {OWN: {name: value for name, value in own.items() if value not in (None, "none")}}
+    own = {name: options[name] for name in OWN_OPTIONS if str(options[name]) != str(getattr(PMLMConfig, name))}
+    return config | {OWN: own}
 
 
 def write_tokenizer(words: Vocabulary, folder: str) -> None:

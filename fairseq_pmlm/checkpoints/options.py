@@ -16,7 +16,7 @@ ACTIVATIONS = {
     "tanh": "tanh",
 }
 OWN = "fairseq_pmlm"  # key of an exported config.json: options that Hugging Face has no words for
-OWN_OPTIONS = ("max_source_positions", "max_target_positions", "cut_source", "cut_target")
+OWN_OPTIONS = ("finetune_mode", "max_source_positions", "max_target_positions", "cut_source", "cut_target")
 MISSING = "cannot be read off the tensors; give --config FILE with"
 
 
