@@ -112,7 +112,7 @@ class Cache:
         known: tokens of each target that are here.
     """
 
-    ROOM = 64  # slots, at first, for the targets of a sentence
+    ROOM = 160  # slots, at first, for the targets of a sentence: growing copies the source as well
 
     def __init__(self, padding: Tensor, lengths: Tensor):
         self.lengths = lengths
