@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from fairseq_pmlm.checkpoints.architecture import OPTIONS, flags, stored_options
 from fairseq_pmlm.checkpoints.importing import import_checkpoint
 from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.model import ARCHITECTURES, PMLMConfig, architecture
+from fairseq_pmlm.options import ARCHITECTURES, PMLMConfig, architecture
 
 
 @pytest.fixture

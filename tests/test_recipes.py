@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_pmlm.model import PMLMConfig
-
 ROOT = Path(__file__).parents[1]
 RECIPES = ["cnndm", "fairytaleqa_qg", "gigaword", "scitldr", "squad_qg", "xsum"]
 
@@ -33,7 +31,6 @@ def test_help(recipe):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(PMLMConfig, "arch_from"), reason="recipes need the model option --arch-from")
 @pytest.mark.parametrize(
     ("recipe", "references", "metrics"),
     [("scitldr", 2, {"rouge1", "rougeL"}), ("squad_qg", 1, {"bleu", "bleu1", "rougeL"})],

@@ -15,7 +15,7 @@ from .. import binarize, identity
 from ..bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS
 from ..errors import PMLMError
 from ..loading import torch_load
-from ..model import PMLMConfig
+from ..options import PMLMConfig
 from ..text import write_text
 from . import vocabulary
 from .architecture import stored_options

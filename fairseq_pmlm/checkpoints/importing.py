@@ -16,7 +16,8 @@ from torch import Tensor
 from .. import binarize, identity, tokenizer_files, wordpiece
 from ..bpe import EXTRA_SYMBOLS
 from ..errors import PMLMError
-from ..model import ARCHITECTURES, PMLMConfig, PMLMModel
+from ..model import PMLMModel
+from ..options import ARCHITECTURES, PMLMConfig
 from ..text import read_json
 from . import names, vocabulary
 from .architecture import flags

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from .. import tokenizer_files
 from ..errors import PMLMError, describe
-from ..model import ARCHITECTURES, PMLMModel
+from ..model import PMLMModel
+from ..options import ARCHITECTURES
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from omegaconf import II, MISSING
 from ..datasets import Corruption, CutDataset, PseudoMaskedPairDataset
 from ..errors import PMLMError
 from ..generator import EARLY_STOPS, LENGTH_PENALTIES, Generator
-from ..model import seq2seq_limits
+from ..options import seq2seq_limits
 from ..search import check_options
 from .base import MissingDataError, PMLMBaseTask, load_dictionary
 

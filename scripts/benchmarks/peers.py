@@ -8,7 +8,8 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.models.transformer import TransformerModel, base_architecture
 
-from fairseq_pmlm.model import PMLMConfig, PMLMModel
+from fairseq_pmlm.model import PMLMModel
+from fairseq_pmlm.options import PMLMConfig
 
 
 def dictionary(types: int) -> Dictionary:
