@@ -3,9 +3,10 @@
 
     python scripts/benchmarks/finetuning.py --size 12x768 --rounds 3
 
-All systems see the same pairs, random tokens with lengths drawn once: sources of half the limit to the limit, targets
-of a quarter to all of it. A step is forward, label-smoothed loss, backward and Adam, with dropout of 0.1 everywhere.
-The systems take turns on the same batches; times are medians over rounds:
+All systems see the same pairs: training pairs of --data (a directory of scripts/prepare_seq2seq.py), or random tokens
+with lengths drawn once, sources of half the limit to the limit, targets of a quarter to all of it. A step is forward,
+label-smoothed loss, backward and Adam, with dropout of 0.1 everywhere. The systems take turns on the same batches;
+times are medians over rounds:
 
 ours      batches as the task makes them: padded to their longest pair, masks for appended slots alone, the last layer
           and the vocabulary for the tokens to be predicted alone
@@ -16,6 +17,7 @@ fairseq   fairseq's Transformer, L/2 encoder and L/2 decoder layers of the same 
 
 import argparse
 import json
+import os
 from types import SimpleNamespace
 
 import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
@@ -27,16 +29,28 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterion,
     label_smoothed_nll_loss,
 )
-from fairseq.data import LanguagePairDataset, ListDataset, PrependTokenDataset
+from fairseq.data import Dictionary, LanguagePairDataset, ListDataset, PrependTokenDataset, data_utils
 from peers import build_fairseq, build_ours, describe_machine, dictionary, print_table, take_turns
 
 from fairseq_pmlm.attention import Visibility
 from fairseq_pmlm.criterions.pmlm_seq2seq import PMLMSeq2SeqCriterion
-from fairseq_pmlm.datasets import Corruption, PseudoMaskedPairDataset
+from fairseq_pmlm.datasets import Corruption, CutDataset, PseudoMaskedPairDataset
 from fairseq_pmlm.decoding import seq2seq_slots
 from fairseq_pmlm.layout import visible
 
 SMOOTHING = 0.1
+
+
+def real_pairs(args, symbols):
+    """Sources and targets: pairs drawn from --data, cut to the limits, in the order of their lengths."""
+    prefix = os.path.join(args.data, "train.src-tgt.")
+    sides = [data_utils.load_indexed_dataset(prefix + side, symbols) for side in ("src", "tgt")]
+    limits = (args.source - 1, args.target)
+    sides = [CutDataset(x, limit, "head", symbols.eos(), prefix) for x, limit in zip(sides, limits, strict=True)]
+    drawn = np.random.default_rng(1).choice(len(sides[0]), args.sentences * args.batches, replace=False)
+    drawn = drawn[np.lexsort((sides[1].sizes[drawn], sides[0].sizes[drawn]))].tolist()
+    source, target = (ListDataset([x[i] for i in drawn], x.sizes[drawn]) for x in sides)
+    return PrependTokenDataset(source, symbols.bos()), target
 
 
 def draw_pairs(args, symbols):
@@ -105,6 +119,7 @@ def training(model, losses):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="6x384", help="layers x width (default: %(default)s)")
+    parser.add_argument("--data", metavar="DIR", help="prepared pairs (default: random tokens)")
     parser.add_argument("--types", type=int, default=30000, help="vocabulary, in types (default: %(default)s)")
     parser.add_argument("--sentences", type=int, default=8, help="pairs in a batch (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=4, help="batches in a round (default: %(default)s)")
@@ -120,8 +135,10 @@ def main():
         torch.set_num_threads(args.threads)
     layers, width = map(int, args.size.split("x"))
     torch.manual_seed(1)
-    symbols = dictionary(args.types)
-    source, target = draw_pairs(args, symbols)
+    symbols = Dictionary.load(os.path.join(args.data, "dict.txt")) if args.data else dictionary(args.types)
+    args.types = len(symbols)
+    source, target = real_pairs(args, symbols) if args.data else draw_pairs(args, symbols)
+    print(f"sources of {np.mean(source.sizes):.0f} tokens on average, targets of {np.mean(target.sizes):.0f}")
     described = (source, source.sizes, symbols, target, target.sizes, symbols)
     task = SimpleNamespace(target_dictionary=symbols)
     systems = {}
