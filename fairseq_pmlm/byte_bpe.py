@@ -5,7 +5,7 @@ no piece holds white space and nothing is unknown; ``\u0120`` spells a space. fa
 numbers for symbols, and two files that it downloads.
 """
 
-import json
+import os
 from dataclasses import dataclass, field
 
 import tokenizers
@@ -44,17 +44,24 @@ def read(path: str) -> tokenizers.Tokenizer:
     try:
         if "model" not in content:
             beside = path.removesuffix("vocab.json") + "merges.txt"
-            merges = [tuple(line.split(" ")) for _, line in read_lines(beside) if not line.startswith("#version")]
-            vocabulary, prefix_space = content, False
+            merges = [line.split(" ") for _, line in read_lines(beside) if line and not line.startswith("#version")]
+            settings = os.path.join(os.path.dirname(path), "tokenizer_config.json")
+            prefix_space = os.path.isfile(settings) and read_json(settings).get("add_prefix_space") is True
+            vocabulary = content
         else:
-            if content["model"]["type"] != "BPE" or "ByteLevel" not in json.dumps(content["pre_tokenizer"]):
-                raise PMLMError(f"{path} is not byte-level BPE; its model is {content['model']['type']}")
+            check_settings(path, content)
             vocabulary = content["model"]["vocab"] | {
                 token["content"]: token["id"] for token in content["added_tokens"]
             }
-            merges = [tuple(m.split(" ") if isinstance(m, str) else m) for m in content["model"]["merges"]]
+            beside, merges = path, content["model"]["merges"]
+            merges = [m.split(" ") if isinstance(m, str) else m for m in merges] if isinstance(merges, list) else []
             prefix_space = content["pre_tokenizer"].get("add_prefix_space", False)
-        tokenizer = build(vocabulary, [merge for merge in merges if len(merge) == 2], prefix_space)
+        if not merges:
+            raise PMLMError(f"{beside} has no merges, so that every byte would be a piece")
+        odd = next((i for i, merge in enumerate(merges) if len(merge) != 2), None)
+        if odd is not None:
+            raise PMLMError(f"{beside}: merge {odd + 1}, {' '.join(merges[odd])!r}, is not a pair of pieces")
+        tokenizer = build(vocabulary, [tuple(merge) for merge in merges], prefix_space)
     except PMLMError:
         raise
     except Exception as error:  # the library raises bare Exceptions
@@ -65,6 +72,29 @@ def read(path: str) -> tokenizers.Tokenizer:
     if sorted(vocabulary.values()) != list(range(len(vocabulary))):
         raise PMLMError(f"{path}: the numbers of its {len(vocabulary)} pieces are not 0 to {len(vocabulary) - 1}")
     return tokenizer
+
+
+def check_settings(path: str, content: dict) -> None:
+    """Refuse a ``tokenizer.json`` that cuts text in another way than :func:`build` does."""
+    model, before = content["model"], content["pre_tokenizer"] or {}
+    if model["type"] != "BPE":
+        raise PMLMError(f"{path} is not byte-level BPE; its model is {model['type']}")
+    wanted = [
+        ("normalizer", content.get("normalizer"), None),
+        ("pre_tokenizer.type", before.get("type"), "ByteLevel"),
+        ("pre_tokenizer.use_regex", before.get("use_regex", True), True),
+        ("model.dropout", model.get("dropout") or None, None),
+        ("model.continuing_subword_prefix", model.get("continuing_subword_prefix") or None, None),
+        ("model.end_of_word_suffix", model.get("end_of_word_suffix") or None, None),
+        ("model.byte_fallback", model.get("byte_fallback", False), False),
+        ("model.ignore_merges", model.get("ignore_merges", False), False),
+    ]
+    for name, found, expected in wanted:
+        if found != expected:
+            found = found.get("type", found) if isinstance(found, dict) else found
+            raise PMLMError(
+                f"{path}: its {name} is {found!r}; the byte-level BPE of GPT-2 and RoBERTa has {expected!r}"
+            )
 
 
 @dataclass

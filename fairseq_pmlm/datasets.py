@@ -280,6 +280,9 @@ class CutDataset(BaseWrapperDataset):
         keep: which part of a longer sequence stays: ``head``, ``tail``, or ``middle`` (both ends go).
         eos: index of </s>.
         name: what to call the sequences in an error.
+
+    Raises:
+        PMLMError: of a longer sequence, nothing of B would be left; counting them.
     """
 
     def __init__(self, dataset, max_length: int, keep: str, eos: int, name: str):
@@ -289,6 +292,18 @@ class CutDataset(BaseWrapperDataset):
         self.eos = eos
         self.name = name
         self._sizes = np.minimum(np.asarray(dataset.sizes), max_length)
+        long = np.flatnonzero(np.asarray(dataset.sizes) > max_length).tolist()
+        full = [index for index in long if self.first_part(dataset[index]) > max_length - 2]
+        if full:
+            raise PMLMError(
+                f"{len(full):,} lines of {name}, line {full[0] + 1} first, have a first part that leaves nothing of "
+                f"{max_length} tokens for the second ({self.first_part(dataset[full[0]])} with </s>); raise the limit"
+            )
+
+    def first_part(self, item: torch.Tensor) -> int:
+        """Tokens of the first of two parts, with its </s>; 0 where there is one part."""
+        ends = item[:-1].eq(self.eos).nonzero()
+        return int(ends[0]) + 1 if len(ends) else 0
 
     @property
     def sizes(self):
@@ -299,14 +314,8 @@ class CutDataset(BaseWrapperDataset):
         surplus = len(item) - self.max_length
         if surplus <= 0:
             return item
-        ends = item[:-1].eq(self.eos).nonzero()
-        whole = int(ends[0]) + 1 if len(ends) else 0
+        whole = self.first_part(item)
         room = self.max_length - 1 - whole
-        if room < 1:
-            raise PMLMError(
-                f"{self.name}, line {index + 1}: its first part has {whole} tokens with </s>, which leaves nothing of "
-                f"{self.max_length} for the second; raise the limit"
-            )
         start = whole + {"head": 0, "tail": surplus, "middle": surplus // 2}[self.keep]
         return torch.cat([item[:whole], item[start : start + room], item[-1:]])
 
@@ -332,8 +341,9 @@ class PseudoMaskedPairDataset(LanguagePairDataset):
 
     Each [P] slot shows [P], or with small probability a random type or the token itself, as the [M] slots of
     pre-training do: ``net_input["pseudo_tokens"]`` is (batch, target). With ``target_mask_prob`` the slot of the token
-    itself shows the same, and with ``source_mask_prob`` a token of the source is corrupted as well, [M] for [P]. What
-    is to be predicted stays. All draws depend on (seed, epoch, id) alone.
+    itself shows the same (``shown_target``, in place of ``prev_output_tokens``), and with ``source_mask_prob`` a token
+    of the source is corrupted as well, [M] for [P] (``shown_source``, in place of ``src_tokens``). The model looks at
+    these in training alone. All draws depend on (seed, epoch, id) alone.
 
     Args:
         corruption: None, to show everything as it is (validation, generation), or a :class:`Corruption`.
@@ -359,7 +369,8 @@ class PseudoMaskedPairDataset(LanguagePairDataset):
         if self.corruption is None or not batch or batch.get("target") is None:
             return batch
         target = batch["target"].numpy()
-        source, previous = (batch["net_input"][name].numpy() for name in ("src_tokens", "prev_output_tokens"))
+        net_input = batch["net_input"]
+        source, previous = (net_input[name].numpy().copy() for name in ("src_tokens", "prev_output_tokens"))
         pseudo = np.full_like(target, self.tgt_dict.pad())
         for row, index in enumerate(batch["id"].tolist()):
             rng = masking.generator(self.corruption.seed, self.epoch, index)
@@ -369,11 +380,15 @@ class PseudoMaskedPairDataset(LanguagePairDataset):
                 hidden = np.flatnonzero(rng.random(length - 1) < self.corruption.target_mask_prob)
                 previous[row, 1 + hidden] = pseudo[row, hidden]
             if self.corruption.source_mask_prob:
-                special = (self.src_dict.bos(), self.src_dict.pad(), self.src_dict.eos())
-                hidden = rng.random(source.shape[1]) < self.corruption.source_mask_prob
-                hidden &= ~np.isin(source[row], special)
+                length = int((source[row] != self.src_dict.pad()).sum())
+                hidden = np.flatnonzero(rng.random(length) < self.corruption.source_mask_prob)
+                hidden = hidden[~np.isin(source[row, hidden], (self.src_dict.bos(), self.src_dict.eos()))]
                 source[row, hidden] = self.corrupt(source[row, hidden], "<mask>", rng)
-        batch["net_input"]["pseudo_tokens"] = torch.from_numpy(pseudo)
+        net_input["pseudo_tokens"] = torch.from_numpy(pseudo)
+        if self.corruption.target_mask_prob:
+            net_input["shown_target"] = torch.from_numpy(previous)
+        if self.corruption.source_mask_prob:
+            net_input["shown_source"] = torch.from_numpy(source)
         return batch
 
     def corrupt(self, tokens: np.ndarray, symbol: str, rng: np.random.Generator) -> np.ndarray:

@@ -198,6 +198,8 @@ class PMLMModel(BaseFairseqModel):
         src_lengths: Optional[Tensor] = None,
         prev_output_tokens: Optional[Tensor] = None,
         pseudo_tokens: Optional[Tensor] = None,
+        shown_target: Optional[Tensor] = None,
+        shown_source: Optional[Tensor] = None,
         wanted: Optional[Tensor] = None,
     ):
         """Logits of the predicting slots.
@@ -211,6 +213,7 @@ class PMLMModel(BaseFairseqModel):
             src_lengths: int64 (batch,), lengths without padding.
             prev_output_tokens: int64 (batch, target), ``</s> x1 x2 ...``, the target shifted by one, right-padded.
             pseudo_tokens: int64 (batch, target), what the [P] slots show in training, or None for [P].
+            shown_target, shown_source: what training shows in place of *prev_output_tokens* and *src_tokens*, or None.
             wanted: bool (batch, target), which target tokens to predict; None for all.
 
         Returns:
@@ -222,7 +225,9 @@ class PMLMModel(BaseFairseqModel):
                 self.backbone(tokens, positions, segments, steps, context_length, queries, context_queries)
             )
         if not self.training:  # corruption is for training, whatever the data set
-            pseudo_tokens = None
+            pseudo_tokens = shown_target = shown_source = None
+        src_tokens = src_tokens if shown_source is None else shown_source
+        prev_output_tokens = prev_output_tokens if shown_target is None else shown_target
         pad = self.dictionary.pad()
         if self.cfg.finetune_mode == "causal":
             slots = decoding.causal_slots(src_tokens, src_lengths, prev_output_tokens, pad)

@@ -44,10 +44,22 @@ def check_options(options, types: int) -> None:
         raise PMLMError(f"--sampling-topk {topk} and --sampling-topp {topp} belong to --sampling")
     if topk > types:
         raise PMLMError(f"--sampling-topk {topk} is more than the {types} types")
-    if topp > 1:
+    if not topp <= 1:
         raise PMLMError(f"--sampling-topp {topp} is no probability")
-    if get("temperature", 1.0) <= 0:
-        raise PMLMError(f"--temperature {get('temperature', 1.0)} is not above 0")
+    if get("retain_iter_history", False):
+        raise PMLMError("--retain-iter-history: there are no iterations of refinement here")
+    # written so that NaN is refused, too
+    numbers = [
+        ("temperature", 1.0, lambda x: 0 < x <= 1000, "above 0 and at most 1000"),
+        ("lenpen", 1.0, lambda x: -100 <= x <= 100, "in -100 .. 100"),
+        ("max_len_a", 0.0, lambda x: 0 <= x < float("inf"), "0 or more"),
+        ("max_len_b", 200, lambda x: x >= 0, "0 or more"),
+        ("min_len", 1, lambda x: x >= 0, "0 or more"),
+        ("no_repeat_ngram_size", 0, lambda x: x >= 0, "0 or more"),
+    ]
+    for name, default, is_right, wanted in numbers:
+        if not is_right(get(name, default)):
+            raise PMLMError(f"--{name.replace('_', '-')} {get(name, default)} is not {wanted}")
 
 
 class BeamSearch(search.BeamSearch):

@@ -7,6 +7,7 @@ pieces are fairseq's special symbols under other names: [CLS] is ``<s>``, [PAD] 
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from typing import NamedTuple, Optional
 
@@ -21,6 +22,9 @@ from .text import clean_line, read_json, read_lines, write_text
 # what BERT calls the symbols of fairseq
 SPECIAL_PIECES = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>", "[UNK]": "<unk>", "[MASK]": "<mask>"}
 CONFIG = "tokenizer_config.json"  # beside vocab.txt, as in other people's folders
+LONGEST = 100  # characters of a word that is cut into pieces; a longer one is unknown
+# WordPiece makes three words of don't, and its decoder leaves them so
+CONTRACTION = re.compile(r"(?<=\w) ' (?=(?:s|t|m|d|re|ve|ll)\b)", re.IGNORECASE)
 CONTINUES = "##"  # how a piece begins that does not begin a word
 
 
@@ -61,7 +65,18 @@ def read_tokenizer_json(path: str) -> tuple[list[str], "Settings"]:
         pieces = sorted(ids, key=ids.get)
         if content["model"]["type"] != "WordPiece" or [ids[piece] for piece in pieces] != list(range(len(ids))):
             raise PMLMError(f"{path} is not WordPiece with the numbers 0 to {len(ids) - 1}")
-        normalizer = content["normalizer"]
+        normalizer, model = content["normalizer"], content["model"]
+        wanted = [
+            ("normalizer.type", normalizer["type"], "BertNormalizer"),
+            ("normalizer.clean_text", normalizer.get("clean_text", True), True),
+            ("pre_tokenizer.type", content["pre_tokenizer"]["type"], "BertPreTokenizer"),
+            ("model.unk_token", model.get("unk_token", "[UNK]"), "[UNK]"),
+            ("model.continuing_subword_prefix", model.get("continuing_subword_prefix", CONTINUES), CONTINUES),
+            ("model.max_input_chars_per_word", model.get("max_input_chars_per_word", LONGEST), LONGEST),
+        ]
+        for name, found, expected in wanted:
+            if found != expected:
+                raise PMLMError(f"{path}: its {name} is {found!r}; BERT's WordPiece has {expected!r}")
         settings = Settings(
             bool(normalizer["lowercase"]), normalizer["strip_accents"], bool(normalizer["handle_chinese_chars"])
         )
@@ -92,12 +107,16 @@ def implied_settings(pieces: list[str]) -> Settings:
 
 
 def read_settings(path: str, pieces: list[str]) -> Settings:
-    """The settings for the ``vocab.txt`` *path*: those that the tokenizer_config.json beside it names, else implied.
+    """The settings for the ``vocab.txt`` *path*: those that the tokenizer_config.json beside it names, else those of a
+    tokenizer.json there, else implied.
 
     Raises:
-        PMLMError: tokenizer_config.json is broken.
+        PMLMError: one of these is broken, or is of another tokenizer than BERT's.
     """
     settings = implied_settings(pieces)
+    whole = os.path.join(os.path.dirname(path), "tokenizer.json")
+    if os.path.isfile(whole):
+        _, settings = read_tokenizer_json(whole)
     beside = os.path.join(os.path.dirname(path), CONFIG)
     if not os.path.isfile(beside):
         return settings
@@ -141,7 +160,7 @@ class PMLMWordPiece:
         table = name_symbols(pieces)
         self.symbols = [UNK if symbol in SPECIAL else symbol for symbol in table]
         self.pieces = {symbol: piece for symbol, piece in zip(table, pieces, strict=True) if symbol not in SPECIAL}
-        model = tokenizers.models.WordPiece(vocab=ids, unk_token="[UNK]", max_input_chars_per_word=100)
+        model = tokenizers.models.WordPiece(vocab=ids, unk_token="[UNK]", max_input_chars_per_word=LONGEST)
         # No special token is added: the library would find "[SEP]" in the text of a user.
         self.tokenizer = tokenizers.Tokenizer(model)
         self.tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(
@@ -160,10 +179,12 @@ class PMLMWordPiece:
     def decode(self, x: str) -> str:
         """Text from symbols separated by spaces; special symbols stay as they are spelled.
 
-        Pieces are joined to words, and ``. , ? !`` to the word before them. What stood between the words of the
-        original text is not known any more, and neither is its case where the tokenizer has changed it.
+        Pieces are joined to words, ``. , ? !`` to the word before them, and the contractions of English. What else
+        stood between the words of the original text is not known any more, and neither is its case where the tokenizer
+        has changed it.
         """
-        return self.decoder.decode([self.pieces.get(symbol, symbol) for symbol in x.split()])
+        text = self.decoder.decode([self.pieces.get(symbol, symbol) for symbol in x.split()])
+        return CONTRACTION.sub("'", text)
 
     def is_beginning_of_word(self, x: str) -> bool:
         """Whether a dictionary symbol starts a word, for whole-word masking; special symbols always do."""

@@ -98,7 +98,10 @@ def check_separator(args: argparse.Namespace, bpe) -> None:
         return
     pieces = bpe.encode(args.separator).split()
     if not pieces or not all(piece in bpe.pieces for piece in pieces):
-        raise PMLMError(f"--separator {args.separator!r}: nothing that the vocabulary in {args.vocab_from} can spell")
+        raise PMLMError(
+            f"--separator {args.separator!r}: nothing that the vocabulary in {args.vocab_from} can spell; "
+            "--separator '</s>' always works"
+        )
 
 
 class Reader:
@@ -255,7 +258,8 @@ def main(argv=None) -> None:
                 f"  {side}: {result.tokens} tokens, {result.tokens / result.lines:.1f} a record, longest "
                 f"{result.longest}; unknown: {result.describe_unknown()}"
             )
-    print(f"{args.destdir} is ready for fairseq-train")
+    hint = "" if "valid" in readers else " --disable-validation, as there is no --valid"
+    print(f"{args.destdir} is ready for fairseq-train{hint}")
 
 
 if __name__ == "__main__":

@@ -150,6 +150,10 @@ def check_options(args: argparse.Namespace, metrics: list[str]) -> None:
         raise PMLMError("--stem: is for --metric rouge only")
     if (args.tokenizer or args.sentencepiece_model) and not {"rouge", "bleu", "stats"} & set(metrics):
         raise PMLMError(f"--tokenizer: {' and '.join(metrics)} have none to choose (chrf works on characters)")
+    if args.meteor not in ("1.5", "nltk"):
+        raise PMLMError(f"--meteor {args.meteor}: expected 1.5 or nltk")
+    if (args.compare or args.compare_from_generate) and metrics == ["stats"]:
+        raise PMLMError("--compare: statistics have no test; give another --metric as well")
     if (args.compare or args.compare_from_generate) and not args.bootstrap:
         raise PMLMError("--compare: needs the resamples that --bootstrap 0 leaves out")
 

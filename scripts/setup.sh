@@ -19,6 +19,9 @@ pmlm_setup() {
     # torch first and pinned: left to itself, pip takes the newest CUDA build, which is several GB.
     python -m pip install --quiet --disable-pip-version-check "torch==${TORCH_VERSION:-2.13.0}" || return 1
     python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]" || return 1
+    # fairseq's speech code wants torchaudio, which pip takes for another torch: it cannot be imported then, and
+    # transformers would try.
+    python -c "import torchaudio" 2>/dev/null || python -m pip uninstall --quiet --yes torchaudio || return 1
     touch "$stamp"
 }
 pmlm_setup "$@"

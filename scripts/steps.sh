@@ -27,8 +27,21 @@ step() {
         echo "== $title: already done"
         return
     fi
-    # A half-done training of this very command goes on; anything else starts afresh.
-    if [ "$(cat "$stamp.begun" 2>/dev/null)" != "$key" ]; then rm -rf "${output:?}"; fi
+    # A half-done training of this very command goes on; anything else starts afresh. Only what this step has made is
+    # moved or removed: what was complete is kept under another name, what somebody else has put there stays.
+    if [ -e "$output" ] && [ "$(cat "$stamp.begun" 2>/dev/null)" != "$key" ]; then
+        if [ -e "$stamp" ]; then
+            echo "== $title: made with other options or data before; that is kept as $output.previous"
+            rm -rf "${output:?}.previous"
+            mv "$output" "$output.previous"
+        elif [ -e "$stamp.begun" ]; then
+            rm -rf "${output:?}"
+        else
+            echo "$NAME: $output is there already, and was not made by this script; choose another output directory" >&2
+            exit 2
+        fi
+        rm -f "$stamp"
+    fi
     echo "$key" >"$stamp.begun"
     echo
     echo "== $title ($((SECONDS / 60)) min $((SECONDS % 60)) s since the start)"

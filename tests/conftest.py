@@ -7,9 +7,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "scripts")]
 
-# fairseq brings it along, beside a CPU build of torch it cannot be imported, and transformers would try
-sys.modules.setdefault("torchaudio", None)
-
 import pytest  # noqa: E402
 from commands import WORDS, command, finetune, pretrain, sentences  # noqa: E402
 

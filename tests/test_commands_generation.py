@@ -106,6 +106,16 @@ def test_validation_casts_the_parameters(finetuned):
         types(bf16=True, fp16=True)
 
 
+def test_validation_shows_everything_as_it_is(work, finetuned):
+    options = [work / "pairs", *USER_DIR, "--task", "pmlm_seq2seq", "--path", finetuned, "--cpu", "--batch-size", 16]
+    losses = [
+        re.search(r"\| loss (\S+) \| nll_loss (\S+)", done.stdout + done.stderr).groups()
+        for more in ([], ["--target-mask-prob", 1.0, "--source-mask-prob", 1.0])
+        for done in [command("validate", *options, *more)]
+    ]
+    assert losses[0] == losses[1]
+
+
 def test_scoring_references_equals_full_forwards(work, finetuned):
     from test_decoding import full_forward
 

@@ -254,13 +254,15 @@ def test_cutting_keeps_the_end_symbol(keep):
 @pytest.mark.parametrize("keep", ["head", "tail", "middle"])
 def test_of_two_parts_the_second_is_cut(keep):
     lines = [[9, 8, EOS, 4, 5, 6, 7, 8], [9, EOS, 4, 5], [9, 8, 7, 6, 5, EOS, 4]]
-    data = CutDataset(Binarized(lines), 6, keep, EOS, "test.src")
+    with pytest.raises(
+        PMLMError, match=r"1 lines of test\.src, line 3 first, .* nothing of 6 tokens .*\(6 with </s>\)"
+    ):
+        CutDataset(Binarized(lines), 6, keep, EOS, "test.src")
+    data = CutDataset(Binarized(lines[:2]), 6, keep, EOS, "test.src")
     expected = {"head": [4, 5], "tail": [7, 8], "middle": [5, 6]}[keep]
     assert data[0].tolist() == [9, 8, EOS, *expected, EOS]
     assert data[1].tolist() == [9, EOS, 4, 5, EOS]
-    assert data.sizes.tolist() == [6, 5, 6]
-    with pytest.raises(PMLMError, match=r"test\.src, line 3: its first part has 6 tokens .* nothing of 6"):
-        data[2]
+    assert data.sizes.tolist() == [6, 5]
 
 
 def pairs(corruption=None):
@@ -311,7 +313,8 @@ def test_target_slots_show_what_their_pseudo_slots_show():
             batch = data.collater([data[i] for i in range(4)])
             assert batch["target"].tolist() == plain["target"].tolist()
             assert batch["net_input"]["src_tokens"].tolist() == plain["net_input"]["src_tokens"].tolist()
-            shown, pseudo = batch["net_input"]["prev_output_tokens"], batch["net_input"]["pseudo_tokens"]
+            shown, pseudo = batch["net_input"]["shown_target"], batch["net_input"]["pseudo_tokens"]
+            assert "shown_source" not in batch["net_input"]
             original = plain["net_input"]["prev_output_tokens"]
             assert shown[:, 0].tolist() == [EOS] * 4
             as_pseudo = shown[:, 1:] == pseudo[:, :-1]
@@ -322,15 +325,20 @@ def test_target_slots_show_what_their_pseudo_slots_show():
 
 
 def test_sources_are_corrupted_but_for_special_symbols():
+    data = pairs(Corruption(1, 0.2, 0.2, source_mask_prob=0.4))
+    together = data.collater([data[i] for i in range(4)])
+    for row, index in enumerate(together["id"].tolist()):  # whatever else is in the batch
+        alone = data.collater([data[index]])["net_input"]["shown_source"][0].tolist()
+        assert together["net_input"]["shown_source"][row].tolist()[: len(alone)] == alone
     data = pairs(Corruption(1, 0.0, 0.0, source_mask_prob=0.4))
     plain = pairs().collater([data[i] for i in range(4)])["net_input"]
     masked = 0
     for epoch in range(1, 101):
         data.set_epoch(epoch)
         batch = data.collater([data[i] for i in range(4)])["net_input"]
-        assert batch["prev_output_tokens"].tolist() == plain["prev_output_tokens"].tolist()
-        changed = batch["src_tokens"] != plain["src_tokens"]
-        assert set(batch["src_tokens"][changed].tolist()) <= {MASK}
+        assert batch["src_tokens"].tolist() == plain["src_tokens"].tolist()
+        changed = batch["shown_source"] != plain["src_tokens"]
+        assert set(batch["shown_source"][changed].tolist()) <= {MASK}
         assert not (changed & (plain["src_tokens"] < 4)).any()
         masked += int(changed.sum())
     assert masked / (100 * 17) == pytest.approx(0.4, abs=0.05)

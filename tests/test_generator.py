@@ -345,6 +345,13 @@ def test_contradictions_are_refused():
         ({"sampling": True, "sampling_topk": 37}, "--sampling-topk 37 is more than the 36 types"),
         ({"sampling": True, "sampling_topp": 1.5}, r"--sampling-topp 1\.5"),
         ({"temperature": 0.0}, r"--temperature 0\.0"),
+        ({"temperature": math.nan}, "--temperature nan"),
+        ({"lenpen": math.nan}, "--lenpen nan"),
+        ({"lenpen": 1000.0}, r"--lenpen 1000\.0 is not in -100 \.\. 100"),
+        ({"no_repeat_ngram_size": -2}, "--no-repeat-ngram-size -2"),
+        ({"max_len_a": math.nan}, "--max-len-a nan"),
+        ({"min_len": -3}, "--min-len -3"),
+        ({"retain_iter_history": True}, "--retain-iter-history"),
     ]:
         with pytest.raises(PMLMError, match=message):
             build([model], **options)
@@ -358,7 +365,9 @@ def test_contradictions_are_refused():
         with pytest.raises(PMLMError, match="--early-stop never"):
             build([model], task_options={"early_stop": "exact"}, **options)
     with pytest.raises(PMLMError, match="--no-repeat-ngram-ignore 'zzz': no symbol"):
-        build([model], task_options={"no_repeat_ngram_ignore": "zzz"})
+        build([model], task_options={"no_repeat_ngram_ignore": "zzz"}, no_repeat_ngram_size=2)
+    with pytest.raises(PMLMError, match="belongs to --no-repeat-ngram-size"):
+        build([model], task_options={"no_repeat_ngram_ignore": "w1"})
     with pytest.raises(PMLMError, match=r"--min-len 9 is more than the 8 tokens .* source of 5 tokens"):
         search([model], [5, 6], min_len=9)
     with torch.no_grad():

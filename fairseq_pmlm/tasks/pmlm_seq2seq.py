@@ -126,7 +126,9 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         limits, cuts = seq2seq_limits(model.cfg), (str(model.cfg.cut_source), str(model.cfg.cut_target))
         if self.limits not in (None, limits) or (self.limits and self.cuts != cuts):
             raise PMLMError(
-                f"the models of the ensemble disagree on their limits: {self.limits} {self.cuts} and {limits} {cuts}"
+                f"the models of the ensemble disagree on source and target limits, {self.limits} and {limits}, or on "
+                f"what to cut, {self.cuts} and {cuts}; settle it with --model-overrides \"{{'max_source_positions': N, "
+                "'max_target_positions': N, 'cut_source': ..., 'cut_target': ...}\""
             )
         self.limits, self.cuts = limits, cuts
         return model
@@ -216,6 +218,8 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
         check_options(args, len(self.dictionary))
+        if self.cfg.no_repeat_ngram_ignore and not getattr(args, "no_repeat_ngram_size", 0):
+            raise PMLMError("--no-repeat-ngram-ignore belongs to --no-repeat-ngram-size, which is not given")
         # Suppressed in the generator: they have probabilities like any other symbol, and are never chosen.
         kwargs = {"tokens_to_suppress": ("<s>", "<mask>", "<pseudo>")}
         if seq_gen_cls is None:

@@ -49,7 +49,7 @@ step scratch "fairseq's Transformer from scratch" "$OUT/scratch" \
     --max-tokens 2500 --save-dir "$OUT/scratch"
 step scratch.generate "From scratch: generation" "$OUT/scratch.txt" \
     generate "$OUT/scratch.txt" "$OUT/data" --task translation --source-lang src --target-lang tgt \
-    --path "$OUT/scratch/checkpoint_last.pt" --truncate-source --bpe pmlm_wordpiece \
+    --path "$OUT/scratch/checkpoint_last.pt" --truncate-source --max-source-positions $SOURCE --bpe pmlm_wordpiece \
     --wordpiece-vocab "$OUT/data/vocab.txt" "${SEARCH[@]}"
 step scratch.hyp "From scratch: hypotheses" "$OUT/scratch.hyp" \
     python scripts/hypotheses.py "$OUT/scratch.txt" --text "$OUT/scratch.hyp"

@@ -24,17 +24,21 @@ usage() {
     sed -n '2,/^NAME=/p' scripts/recipes/recipe.sh | sed "\$d; s/^# \{0,1\}//; s/NAME/$NAME/"
 }
 from_here() { case $1 in /*) echo "$1" ;; *) echo "$HERE/$1" ;; esac; }
-need_number() { case $2 in "" | 0 | *[!0-9]*) fail "$1 $2: expected a whole number of at least 1" ;; esac; }
+need_number() { case $2 in "" | 0* | *[!0-9]*) fail "$1 $2: expected a whole number of at least 1" ;; esac; }
+need_real() { [[ $2 =~ ^[0-9]*\.?[0-9]+(e-?[0-9]+)?$ ]] || fail "$1 $2: expected a number such as 7e-5"; }
 
 unset TABLE
-SMOKE="" VOCAB="" DEVICES="" PRECISION="" SEED=1 PLACES=()
+SMOKE="" VOCAB="" DEVICES="" PRECISION="" SEED=1 PLACES=() GIVEN=()
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
         --smoke) SMOKE=yes; shift; continue ;;
         --vocab | --devices | --sentences-per-device | --precision | --max-positions | --epochs | --lr | --seed)
-            [ $# -ge 2 ] || fail "$1 needs a value" ;;&
-        --devices | --sentences-per-device | --max-positions | --epochs) need_number "$1" "$2" ;;&
+            [ $# -ge 2 ] || fail "$1 needs a value"
+            GIVEN+=("$1") ;;&
+        --devices | --sentences-per-device | --max-positions | --epochs | --seed) need_number "$1" "$2" ;;&
+        --lr) need_real "$1" "$2" ;;&
+        --precision) case $2 in fp32 | bf16 | fp16) ;; *) fail "--precision $2: expected fp32, bf16 or fp16" ;; esac ;;&
         --vocab) VOCAB=$(from_here "$2") ;;
         --devices) DEVICES=$2 ;;
         --sentences-per-device) SENTENCES=$2 ;;
@@ -49,7 +53,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 if [ -n "$SMOKE" ]; then
-    [ ${#PLACES[@]} -le 1 ] || fail "--smoke takes an output directory and nothing else"
+    [ ${#PLACES[@]} -le 1 ] && [ ${#GIVEN[@]} -eq 0 ] || fail "--smoke takes an output directory and nothing else"
     OUT=${PLACES[0]-$PWD/smoke-output/$NAME} DATA="" CHECKPOINT=""
     EPOCHS=2 BATCH=8 SENTENCES=4 PRECISION=fp32 CPU=yes
 else
@@ -58,6 +62,9 @@ else
     [ -d "$DATA" ] || fail "there is no directory $DATA"
     [ -f "$CHECKPOINT" ] || fail "there is no checkpoint $CHECKPOINT"
     VOCAB=${VOCAB:-$(dirname "$CHECKPOINT")}
+    for place in "$DATA" "$CHECKPOINT" "$VOCAB"; do
+        case $(realpath -m "$place")/ in "$(realpath -m "$OUT")"/*) fail "$place lies in the output directory $OUT; choose another" ;; esac
+    done
     [ -f "$VOCAB/dict.txt" ] || fail "there is no $VOCAB/dict.txt; give --vocab DIR, the data directory of the pre-training"
 fi
 
@@ -104,7 +111,7 @@ divide_batch() {
 # shellcheck disable=SC2086
 source scripts/setup.sh ${EXTRAS-}
 history=""
-[ -n "$SMOKE" ] || history=$(find "$DATA" "$CHECKPOINT" "$VOCAB/dict.txt" -type f -printf '%p %s %T@\n' | sort)
+[ -n "$SMOKE" ] || history=$(find "$DATA" "$CHECKPOINT" "$VOCAB/dict.txt" -type f -exec sha256sum {} + | sort)
 source scripts/steps.sh
 
 GPUS=$(python -c "import torch; print(torch.cuda.device_count())")
@@ -115,11 +122,10 @@ else
     [ "${DEVICES:-$GPUS}" -le "$GPUS" ] || fail "--devices $DEVICES: there are $GPUS GPUs"
     DEVICES=${DEVICES:-$GPUS} MACHINE=() PRECISION=${PRECISION:-bf16}
 fi
-case $PRECISION in
-    fp32) ;;
-    bf16 | fp16) [ ${#MACHINE[@]} -eq 0 ] || fail "--precision $PRECISION needs a GPU"; MACHINE+=("--$PRECISION") ;;
-    *) fail "--precision $PRECISION: expected fp32, bf16 or fp16" ;;
-esac
+if [ "$PRECISION" != fp32 ]; then
+    [ ${#MACHINE[@]} -eq 0 ] || fail "--precision $PRECISION needs a GPU"
+    MACHINE+=("--$PRECISION")
+fi
 
 ADAM=(--optimizer adam --adam-betas "(0.9,0.999)" --adam-eps 1e-8 --clip-norm 1.0 --lr-scheduler polynomial_decay)
 if [ -n "$SMOKE" ]; then
