@@ -149,6 +149,8 @@ def test_refusals(tmp_path):
         export_checkpoint(str(path), str(tmp_path), str(tmp_path / "out"))
     with pytest.raises(PMLMError, match=r"checkpoint .*none\.pt does not exist"):
         export_checkpoint(str(tmp_path / "none.pt"), str(path.parent), str(tmp_path / "out"))
+    with pytest.raises(PMLMError, match=r"checkpoint .*in is a directory; name a file in it, such as"):
+        export_checkpoint(str(path.parent), str(path.parent), str(tmp_path / "out"))
     torch.save({"a": torch.zeros(1)}, tmp_path / "foreign.pt")
     with pytest.raises(PMLMError, match="does not hold a fairseq_pmlm model"):
         export_checkpoint(str(tmp_path / "foreign.pt"), str(path.parent), str(tmp_path / "out"))
@@ -157,3 +159,19 @@ def test_refusals(tmp_path):
     with pytest.raises(PMLMError, match=r"dict\.txt was not made from the vocab\.txt"):
         export_checkpoint(str(path), str(path.parent), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("config", ["{}", None], ids=["foreign config", "no config"])
+def test_a_model_of_other_people_is_not_replaced(config, tmp_path):
+    path, folder = make("bert", tmp_path), tmp_path / "theirs"
+    export_checkpoint(str(path), str(path.parent), str(folder))
+    export_checkpoint(str(path), str(path.parent), str(folder), overwrite=True)
+    if config is None:
+        (folder / "config.json").unlink()
+    else:
+        (folder / "config.json").write_text(config)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    for overwrite in (False, True):
+        with pytest.raises(PMLMError, match=r"--save-dir .*theirs holds a model that is no export"):
+            export_checkpoint(str(path), str(path.parent), str(folder), overwrite=overwrite)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

@@ -16,6 +16,7 @@ from foreign import (
     save_by_transformers,
     write_unilm,
 )
+from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from fairseq_pmlm.checkpoints import vocabulary
@@ -89,6 +90,42 @@ def test_variants_of_bert(options, tmp_path):
     import_checkpoint(str(tmp_path), str(tmp_path / "out"))
     model = compare(tmp_path, tmp_path / "out", theirs, True)
     assert model.cfg.separate_output == ("tie_word_embeddings" in options)
+
+
+def test_named_as_minilm(tmp_path):
+    theirs = save_by_transformers("bert", tmp_path)
+    lines = import_checkpoint(str(tmp_path), str(tmp_path / "out"), "minilm")
+    assert lines[0].startswith("format: minilm; ")
+    compare(tmp_path, tmp_path / "out", theirs, True)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_config_and_an_output_weight_that_disagree_are_reported(tied, tmp_path):
+    theirs = save_by_transformers("bert", tmp_path, tie_word_embeddings=not tied)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": tied}))
+    if tied:  # of two biases that differ, nobody could say which one counts
+        tensors = read_tensors(str(tmp_path / "model.safetensors"))
+        del tensors["cls.predictions.bias"]
+        save_file(tensors, tmp_path / "model.safetensors")
+    lines = "\n".join(import_checkpoint(str(tmp_path), str(tmp_path / "out")))
+    model = compare(tmp_path, tmp_path / "out", theirs, True)
+    assert model.cfg.separate_output == tied
+    assert ("the output layer has a weight of its own, though" in lines) == tied
+    assert ("tie_word_embeddings is false, but the checkpoint has no output weight" in lines) != tied
+
+
+def test_padding_elsewhere_is_reported_and_a_piece_called_pseudo_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("foreign.PIECES", ["cat", *PIECES, "[PSEUDO]"])
+    theirs = save_by_transformers("bert", tmp_path)
+    lines = "\n".join(import_checkpoint(str(tmp_path), str(tmp_path / "out")))
+    assert (
+        f"pad_token_id is 0, but the vocabulary's padding is piece {PIECES.index('[PAD]') + 1}, which counts" in lines
+    )
+    assert (tmp_path / "out" / "vocab.txt").read_bytes() == (tmp_path / "vocab.txt").read_bytes()
+    model = load(tmp_path / "out" / "model.pt")[0]
+    ours = model.backbone.embed_tokens.weight[model.dictionary.index("[PSEUDO]")]
+    assert torch.equal(ours, theirs.bert.embeddings.word_embeddings.weight[-1])
 
 
 def test_an_encoder_alone_of_bert_and_roberta(tmp_path):

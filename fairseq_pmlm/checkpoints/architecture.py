@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import PMLMError
 from ..loading import torch_load
+from .files import check_readable
 
 # Options of the model that its parameters depend on, by shape or by meaning.
 OPTIONS = (
@@ -30,10 +31,13 @@ def stored_options(path: str) -> dict[str, Any]:
     """The options of the PMLM in the checkpoint *path*, as stored.
 
     Raises:
-        PMLMError: there is no such file, or it holds no such model.
+        PMLMError: there is no such file, it cannot be read, or it holds no such model.
     """
+    if os.path.isdir(path):
+        raise PMLMError(f"checkpoint {path} is a directory; name a file in it, such as checkpoint_best.pt or model.pt")
     if not os.path.isfile(path):
         raise PMLMError(f"checkpoint {path} does not exist")
+    check_readable(path)
     state = torch_load(path, map_location="cpu", mmap=True)  # of all its bytes, only these are wanted
     cfg = state.get("cfg") if isinstance(state, dict) else None
     options = cfg.get("model") if cfg else None

@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..bpe import FAIRSEQ_SYMBOLS
 from ..errors import PMLMError
 from . import names
 from .files import describe_keys
-from .options import Config, model_options
+from .options import Config, model_options, table_size
 
 EMBEDDINGS = "bert.embeddings."
 HEAD = "cls.predictions."
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # [P] starts as a copy of [M], but a source's softmax has no such type: so much lower, it takes nothing from the others
 PSEUDO_BIAS = -30.0
 
@@ -41,7 +43,7 @@ class Source:
     """The tensors of a checkpoint under canonical names; each is taken once, so that what is left can be named.
 
     Raises:
-        PMLMError: two tensors have the same meaning and are not equal.
+        PMLMError: two tensors have the same meaning and are not equal, or one holds no plain numbers.
     """
 
     def __init__(self, tensors: dict[str, Tensor], report: Report):
@@ -54,6 +56,9 @@ class Source:
 
     def add(self, canonical: str, name: str, tensor: Tensor) -> None:
         """Put *tensor*, called *name* in the file, under its canonical name."""
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            what = "no numbers (meta)" if tensor.device.type == "meta" else f"{tensor.layout}, {tensor.dtype}"
+            raise PMLMError(f"{name!r} holds {what}, not plain numbers; save the checkpoint with dense tensors")
         if canonical not in self.tensors:
             self.tensors[canonical], self.names[canonical] = tensor, name
         elif torch.equal(tensor, self.tensors[canonical]):
@@ -75,7 +80,7 @@ class Source:
         """The tensor of that name, once.
 
         Raises:
-            PMLMError: it is missing, or of another shape.
+            PMLMError: it is missing, of another shape, or holds other things than finite numbers.
         """
         if canonical not in self.tensors:
             hint = describe_keys(self.names.values())
@@ -83,8 +88,10 @@ class Source:
         name, tensor = self.names.pop(canonical), self.tensors.pop(canonical)
         if tuple(tensor.shape) != shape:
             raise PMLMError(f"{name!r} is {tuple(tensor.shape)} in the checkpoint, and config.json asks for {shape}")
-        if not tensor.is_floating_point():
-            raise PMLMError(f"{name!r} holds {tensor.dtype}, not floating point numbers")
+        if tensor.dtype not in DTYPES:
+            raise PMLMError(f"{name!r} holds {tensor.dtype}, not floating point numbers of 16, 32 or 64 bits")
+        if not tensor.isfinite().all():
+            raise PMLMError(f"{name!r} holds NaN or infinite values; the checkpoint is of no use")
         self.report.used.append(name)
         return tensor
 
@@ -107,8 +114,7 @@ class Source:
                 self.report.ignored[name] = reason
         if unknown:
             raise PMLMError(
-                f"the checkpoint holds what no such encoder has, and dropping would change: {unknown[0]!r}"
-                + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
+                f"the checkpoint holds what no such encoder has, and dropping would change: {describe_keys(unknown)}"
             )
 
 
@@ -135,7 +141,10 @@ def convert(
     report = Report(kind)
     config = Config(content, where, kind)
     source = Source(tensors, report)
-    source.merge_output_bias(content.get("tie_word_embeddings", True))
+    tied = content.get("tie_word_embeddings", True)
+    if not isinstance(tied, bool):
+        raise PMLMError(f"{where}: tie_word_embeddings is {tied!r}, neither true nor false")
+    source.merge_output_bias(tied)
     dropped = config.number("pad_token_id", lambda: 1, least=0) + 1 if kind in ("roberta", "xlm-roberta") else 0
     options = model_options(config, source.tensors, dropped)
     width = options["encoder_embed_dim"]
@@ -144,6 +153,7 @@ def convert(
         raise PMLMError(
             f"the vocabulary has {size} pieces, the checkpoint {types}; give the --vocab that belongs to it"
         )
+    check_padding(config, rows[FAIRSEQ_SYMBOLS.index("<pad>")], dropped > 0, report)
     if config.assumed:
         report.notes.append(f"{where} is silent, so assumed: {', '.join(config.assumed)}")
 
@@ -152,6 +162,12 @@ def convert(
     options["separate_output"] = separate is not None and not torch.equal(separate, table)
     if separate is not None:
         separate = source.take(HEAD + "decoder.weight", types, width)
+    if tied and options["separate_output"]:
+        report.notes.append(f"the output layer has a weight of its own, though {where} does not say so: both are kept")
+    if not tied and separate is None:
+        report.notes.append(
+            f"{where}: tie_word_embeddings is false, but the checkpoint has no output weight; the word embeddings serve"
+        )
     state = {"backbone.embed_tokens.weight": table[rows]}
     del table
     positions, segments = position_and_segments(source, config, options, dropped)
@@ -173,6 +189,17 @@ def convert(
     return options, state, report
 
 
+def check_padding(config: Config, row: int, counted: bool, report: Report) -> None:
+    """Compare pad_token_id with the *row* of the vocabulary's padding; positions may be *counted* from it."""
+    given = config.number("pad_token_id", lambda: 1 if counted else row, least=0)
+    if given == row:
+        return
+    said = f"{config.where}: pad_token_id is {given}, but the vocabulary's padding is piece {row}"
+    if counted:
+        raise PMLMError(f"{said}; positions are counted from it: give the --vocab that belongs to the checkpoint")
+    report.notes.append(f"{said}, which counts")
+
+
 def position_and_segments(
     source: Source, config: Config, options: dict[str, Any], dropped: int
 ) -> tuple[Tensor, Tensor]:
@@ -185,7 +212,7 @@ def position_and_segments(
     count = options["max_positions"]
     positions = source.take(EMBEDDINGS + "position_embeddings.weight", count + dropped, width)[dropped:]
     name = EMBEDDINGS + "token_type_embeddings.weight"
-    types = config.number("type_vocab_size", lambda: len(source.tensors.get(name, ())), least=0)
+    types = config.number("type_vocab_size", lambda: table_size(source.tensors, name), least=0)
     if types > 1:
         return positions.clone(), source.take(name, types, width)
     if types == 1:

@@ -16,7 +16,7 @@ from ..bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS
 from ..errors import PMLMError
 from ..loading import torch_load
 from ..options import PMLMConfig
-from ..text import write_text
+from ..text import read_json, write_text
 from . import vocabulary
 from .architecture import stored_options
 from .convert import PSEUDO_BIAS
@@ -45,7 +45,8 @@ def export_checkpoint(path: str, vocab_from: str, save_dir: str, kind: str = "au
         a line that says what was written.
 
     Raises:
-        PMLMError: the checkpoint is not ours, has relative positions and *kind* is bert, or has other symbols.
+        PMLMError: the checkpoint is not ours, has relative positions and *kind* is bert, or has other symbols;
+            *save_dir* is there, and no export.
     """
     options = stored_options(path)
     options = vars(PMLMConfig()) | {name: value for name, value in options.items() if name in vars(PMLMConfig())}
@@ -60,6 +61,7 @@ def export_checkpoint(path: str, vocab_from: str, save_dir: str, kind: str = "au
     words, rows = own_rows(words, state, kind)
     tensors = to_bert(state, options, rows)
     config = to_config(options, words, kind, "<pseudo>" in words.symbols)
+    check_is_ours(save_dir)
     with binarize.building(save_dir, overwrite, OURS, "--save-dir", "an export") as folder:
         write_text(os.path.join(folder, "config.json"), json.dumps(config, indent=2, sort_keys=True) + "\n")
         write_tokenizer(words, folder)
@@ -74,6 +76,21 @@ def export_checkpoint(path: str, vocab_from: str, save_dir: str, kind: str = "au
             torch.save(tensors, file, _use_new_zipfile_serialization=False)  # their torch is 1.2
     own = ", [P] in a row of its own" if "<pseudo>" in words.symbols else ", [P] in the row of [MASK]"
     return f"{save_dir}: {kind}, {len(tensors)} tensors, {len(words.symbols):,} pieces{own}"
+
+
+def check_is_ours(save_dir: str) -> None:
+    """Raise PMLMError if *save_dir* holds the files of a model, as an export does, but none that we have exported."""
+    if not os.path.isdir(save_dir):
+        return
+    present = os.listdir(save_dir)
+    if not present or not all(OURS.fullmatch(name) for name in present):
+        return  # empty, or refused by the name of another file
+    config = os.path.join(save_dir, "config.json")
+    if not os.path.isfile(config) or OWN not in read_json(config):
+        raise PMLMError(
+            f"--save-dir {save_dir} holds a model that is no export (its config.json has no {OWN!r}); "
+            "choose a new directory"
+        )
 
 
 def check_symbols(

@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional
 import safetensors
 from torch import Tensor
 
-from ..errors import PMLMError, describe
+from ..errors import PMLMError, first_line
 from ..loading import torch_load
 from ..text import read_json
 
@@ -54,6 +54,17 @@ def locate(path: str) -> Checkpoint:
     return Checkpoint(weights, beside(CONFIG), beside(*VOCABULARIES))
 
 
+def check_readable(path: str) -> None:
+    """Raise PMLMError if the file *path* cannot be read, or only stands for one that Git LFS has not fetched."""
+    try:
+        with open(path, "rb") as f:
+            start = f.read(64)
+    except OSError as error:
+        raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise PMLMError(f"{path} is a Git LFS pointer, not the file that it stands for; get that with git lfs pull")
+
+
 def read_tensors(path: str) -> dict[str, Tensor]:
     """The tensors of a file, or of the shards that an index (``*.index.json``) names.
 
@@ -83,14 +94,23 @@ def read_tensors(path: str) -> dict[str, Tensor]:
 def _read_file(path: str) -> dict[str, Tensor]:
     if not os.path.isfile(path):
         raise PMLMError(f"{path}: no such file")
+    check_readable(path)
     if path.endswith(".safetensors"):
         try:
             with safetensors.safe_open(path, framework="pt") as f:
                 return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  (it is no dictionary)
-        except (safetensors.SafetensorError, OSError, ValueError) as error:
-            raise PMLMError(f"checkpoint {path} is truncated, or not a safetensors file ({describe(error)})") from None
-    content = torch_load(path, map_location="cpu")
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+        except (safetensors.SafetensorError, OSError, ValueError, AttributeError) as error:
+            # AttributeError: a type of numbers that this torch has not
+            raise PMLMError(
+                f"checkpoint {path} is truncated, or not a safetensors file ({first_line(error)})"
+            ) from None
+    try:
+        content = torch_load(path, map_location="cpu")
+    except OSError as error:
+        raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
+    tensors = {}
+    if isinstance(content, dict):
+        tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors or len(tensors) < len(content):
         what = f"a {type(content).__name__}"
         if isinstance(content, dict):

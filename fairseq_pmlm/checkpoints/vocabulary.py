@@ -12,6 +12,7 @@ from .. import byte_bpe, tokenizer_files, wordpiece
 from ..bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, load_model, symbol_table, write_dictionary
 from ..errors import PMLMError
 from ..text import read_json, write_text
+from .files import check_readable
 
 PSEUDO_PIECE = "[PSEUDO]"  # the line of an exported vocab.txt whose row is that of [P]
 PSEUDO_KEY, MASK_KEY = "pseudo_token_id", "mask_token_id"  # in an exported config.json: the rows of [P] and [M]
@@ -45,7 +46,7 @@ class Vocabulary(NamedTuple):
         write_dictionary(os.path.join(folder, "dict.txt"), self.types())
         target = os.path.join(folder, self.name)
         if self.name == "vocab.txt":
-            wordpiece.write_vocabulary(target, *read_wordpiece(self.path))
+            wordpiece.write_vocabulary(target, *read_wordpiece(self.path, "<pseudo>" in self.symbols))
         elif self.name == "tokenizer.json":
             write_text(target, byte_bpe.read(self.path).to_str())
         else:
@@ -65,6 +66,7 @@ def read(path: str, config: dict[str, Any]) -> Vocabulary:
     """
     if not os.path.isfile(path):
         raise PMLMError(f"--vocab {path}: no such file")
+    check_readable(path)
     if path.endswith(".model"):
         name, symbols = "sentencepiece.model", _sentencepiece_symbols(path)
     elif path.endswith(".json") and model_of(path) == "Unigram":
@@ -74,7 +76,7 @@ def read(path: str, config: dict[str, Any]) -> Vocabulary:
         symbols = tokenizer_files.load(path, name).table
     else:
         name = "vocab.txt"
-        pieces, _ = read_wordpiece(path)
+        pieces, _ = read_wordpiece(path, PSEUDO_KEY in config)
         symbols = wordpiece.name_symbols(pieces)
     if PSEUDO_KEY in config:
         symbols = _place_pseudo(symbols, config, path)
@@ -85,7 +87,8 @@ def _place_pseudo(symbols: list[str], config: dict[str, Any], path: str) -> list
     """*symbols* with ``<pseudo>``, which has a row of its own behind all others, or in the place of ``<mask>``."""
     mask, pseudo = config.get(MASK_KEY), config[PSEUDO_KEY]
     symbols = [*symbols, "<pseudo>"]
-    if {mask, pseudo} != {symbols.index("<mask>"), len(symbols) - 1}:
+    whole = all(isinstance(row, int) and not isinstance(row, bool) for row in (mask, pseudo))
+    if not whole or {mask, pseudo} != {symbols.index("<mask>"), len(symbols) - 1}:
         raise PMLMError(
             f"config.json gives {PSEUDO_KEY} {pseudo} and {MASK_KEY} {mask}; with {path} they can only be "
             f"{len(symbols) - 1} and {symbols.index('<mask>')}, in either order"
@@ -108,11 +111,16 @@ def model_of(path: str) -> str:
     return str(model.get("type")) if isinstance(model, dict) else "BPE"
 
 
-def read_wordpiece(path: str) -> tuple[list[str], wordpiece.Settings]:
-    """Pieces and settings of a vocab.txt, or of a tokenizer.json with WordPiece; without [PSEUDO] at the end."""
+def read_wordpiece(path: str, own_pseudo: bool = False) -> tuple[list[str], wordpiece.Settings]:
+    """Pieces and settings of a vocab.txt, or of a tokenizer.json with WordPiece.
+
+    Args:
+        path: the file.
+        own_pseudo: a last line [PSEUDO] is ours and no piece; in a file of other people it is one like any other.
+    """
     if path.endswith(".json"):
         pieces, settings = wordpiece.read_tokenizer_json(path)
     else:
         pieces = wordpiece.read_vocabulary(path)
         settings = wordpiece.read_settings(path, pieces)
-    return pieces[:-1] if pieces[-1] == PSEUDO_PIECE else pieces, settings
+    return pieces[:-1] if own_pseudo and pieces[-1] == PSEUDO_PIECE else pieces, settings
