@@ -13,7 +13,8 @@
 #   --epochs N, --lr F, --seed N instead of the recipe's
 #
 # Every command is echoed as it runs. A second run skips what is done; an interrupted training goes on from its last
-# checkpoint. OUT receives data/, model/, generate.txt, hyp.txt, scores.txt and scores.json.
+# checkpoint; with other options or data, what was made before is kept as *.previous, once. OUT receives data/, model/,
+# generate.txt, hyp.txt, scores.txt and scores.json.
 NAME=$(basename "$0" .sh)
 HERE=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
