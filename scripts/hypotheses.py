@@ -14,6 +14,7 @@ together again, and --source gives the text itself.
 import argparse
 import json
 import math
+import os
 import re
 
 from fairseq_pmlm.errors import PMLMError, install_excepthook
@@ -46,6 +47,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not args.text and not args.json:
         parser.error("give --text FILE, --json FILE or both")
+    names = [os.path.realpath(path) for path in (args.output, args.text, args.json) if path]
+    if len(set(names)) < len(names):
+        raise PMLMError("what is read, --text and --json are to be different files")
     if args.source and not args.json:
         parser.error("--source is for --json")
     records = read_generate(args.output)

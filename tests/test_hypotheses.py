@@ -121,3 +121,8 @@ def test_script(tmp_path, capsys):
     with pytest.raises(SystemExit):
         script.main([source])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g", "hyp.jsonl", "hyp.txt"]
+    for files in (["--text", source], ["--text", str(tmp_path / "x"), "--json", str(tmp_path / "x")]):
+        with pytest.raises(PMLMError, match="different files"):
+            script.main([source, *files])
+    assert read_generate(source)
+    assert not (tmp_path / "x").exists()
