@@ -73,11 +73,11 @@ def test_another_tokenizer(work, pretrained, tmp_path):
 
     for name in ("text", "pairs"):
         shutil.copytree(work / name, tmp_path / name)
-        (tmp_path / name / "vocab.txt").write_text("one")
+        (tmp_path / name / "vocab.txt").write_text("[CLS]\n[SEP]\n[PAD]\n[UNK]\n[MASK]\none\n")
     pretrain(tmp_path, tmp_path / "one", updates=1)
     checkpoint = tmp_path / "one" / "checkpoint_last.pt"
     finetune(tmp_path, tmp_path / "same", "--finetune-from-model", checkpoint, updates=1)
-    (tmp_path / "pairs" / "vocab.txt").write_text("two")
+    (tmp_path / "pairs" / "vocab.txt").write_text("[CLS]\n[SEP]\n[PAD]\n[UNK]\n[MASK]\ntwo\n")
     refused(
         finetune(tmp_path, tmp_path / "x", "--finetune-from-model", checkpoint, check=False), "tokenizer", "vocab.txt"
     )

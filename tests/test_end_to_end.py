@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,8 +119,7 @@ def test_demo_on_ones_own_files(tmp_path):
     again = run(*command)
     assert again.stdout.count("already done") >= 10
     assert "\n+ " not in again.stdout  # nothing ran
-    (out / "finetune" / "checkpoint_last.pt").unlink()
-    (out / ".steps" / "finetune").unlink()
+    shutil.rmtree(out / "finetune")
     third = run(*command)
     assert "== Fine-tuning the pre-trained model (" in third.stdout
     assert "== Pre-training: one pass for two objectives: already done" in third.stdout
