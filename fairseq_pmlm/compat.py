@@ -33,6 +33,9 @@ ORIGINALS: dict[str, Callable] = {}
 # what to call the checkpoint that was read last ("checkpoint FILE"): the model that it goes into learns no name
 last_checkpoint: str | None = None
 
+# whether a trainer that starts afresh is reading it; loaded in any other way, a checkpoint is taken as it is
+finetuning = False
+
 
 class MissingFairseqError(PMLMError, ImportError):
     """fairseq is not installed, or cannot be imported on this Python."""
@@ -48,7 +51,7 @@ def apply() -> None:
     if ORIGINALS:
         return
     # a list, not any(): every patch has to run
-    patches = [*load_data_only(), *name_missing_checkpoints(), lose_no_sample()]
+    patches = [*load_data_only(), *name_missing_checkpoints(), tell_finetuning(), lose_no_sample()]
     atexit.register(stop_readers)
     silence_deprecations()
     unexpected = [name for name, as_expected in patches if not as_expected]
@@ -89,11 +92,13 @@ def import_fairseq() -> None:
             logging.disable(disabled)
 
 
-def _replace(module: ModuleType, name: str, lines: list[str], wrap: Callable[[Callable], Callable]) -> tuple[str, bool]:
+def _replace(
+    module: ModuleType | type, name: str, lines: list[str], wrap: Callable[[Callable], Callable]
+) -> tuple[str, bool]:
     """Put ``wrap(original)`` in the place of a function of fairseq.
 
     Args:
-        module: the module that holds the function.
+        module: the module or class that holds the function.
         name: the function's name there; callers inside fairseq look it up at call time.
         lines: the source lines that the patch is about.
         wrap: makes the new function out of the original.
@@ -101,7 +106,7 @@ def _replace(module: ModuleType, name: str, lines: list[str], wrap: Callable[[Ca
     Returns:
         The function's full name, and whether its source holds all of *lines*.
     """
-    full_name = f"{module.__name__}.{name}"
+    full_name = f"{module.__qualname__ if isinstance(module, type) else module.__name__}.{name}"
     current = getattr(module, name, None)
     if current is None:  # nothing to mend, and nothing to wrap
         return full_name, False
@@ -215,6 +220,31 @@ def name_missing_checkpoints() -> list[tuple[str, bool]]:
             checkpoint_utils, "load_checkpoint", ['f"--finetune-from-model {cfg.finetune_from_model} does not'], wrap
         ),
     ]
+
+
+def tell_finetuning() -> tuple[str, bool]:
+    """Set :data:`finetuning` while training starts from a checkpoint instead of going on from it.
+
+    Why: a head for other classes is to be initialised anew when a model is fine-tuned, and is an error when it is
+    resumed, validated or used. Models are built and loaded alike in all of these.
+    """
+    from fairseq.trainer import Trainer
+
+    def wrap(original):
+        signature = inspect.signature(original)
+
+        def patched(*args, **kwargs):
+            global finetuning
+            previous = finetuning
+            finetuning = bool(signature.bind(*args, **kwargs).arguments.get("reset_optimizer"))
+            try:
+                return original(*args, **kwargs)
+            finally:
+                finetuning = previous
+
+        return patched
+
+    return _replace(Trainer, "load_checkpoint", ["reset_optimizer=False,", "self.model.load_state_dict("], wrap)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

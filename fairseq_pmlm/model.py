@@ -4,7 +4,6 @@ Post-LN BERT (paper, section 2.2): token + learned position + segment embeddings
 self-attention and GELU feed-forward; a softmax tied to the token embedding behind a transform.
 """
 
-import logging
 from typing import Optional
 
 import torch
@@ -13,13 +12,11 @@ from fairseq import utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, BaseFairseqModel, register_model, register_model_architecture
 from torch import Tensor, nn
 
-from . import compat, decoding, identity, tokenizer_files
+from . import decoding, heads, identity, state, tokenizer_files
 from .attention import RelativePositionBias, SelfAttention, Visibility, gather_slots, visibility
-from .errors import PMLMError
+from .errors import PMLMError, describe
 from .linear import PackableLinear
 from .options import ARCHITECTURES, PMLMConfig, architecture, check, seq2seq_limits
-
-logger = logging.getLogger(__name__)
 
 
 def activation(cfg: PMLMConfig):
@@ -166,6 +163,8 @@ class PMLMModel(BaseFairseqModel):
         self.pseudo_index = dictionary.index("<pseudo>")
         self.backbone = Backbone(cfg, len(dictionary), dictionary.pad())
         self.output_layer = OutputLayer(cfg, self.backbone.embed_tokens)
+        self.classification_heads = nn.ModuleDict()
+        self.labels = None  # of the classes, where the task has some
         self.register_buffer("identity", identity.to_tensor(identity.facts(cfg, dictionary.symbols, tokenizer)))
         # Views, not submodules: they own no parameters, and no key may stand twice in the state dict.
         object.__setattr__(self, "encoder", decoding.SourceEncoder(self))
@@ -183,7 +182,29 @@ class PMLMModel(BaseFairseqModel):
                 f"--arch-from {cfg.arch_from} is for the command line of fairseq-train; it was not read here"
             )
         check(cfg)
-        return cls(cfg, task.source_dictionary, tokenizer_files.find(getattr(task.cfg, "data", "") or ""))
+        labels = heads.task_labels(task)
+        model = cls(cfg, task.source_dictionary, tokenizer_files.find(getattr(task.cfg, "data", "") or ""))
+        model.labels = labels
+        return model
+
+    def register_classification_head(self, name: str, num_classes: int, inner_dim: Optional[int] = None, **_):
+        """Add ``classification_heads.NAME``, as fairseq's ``sentence_prediction`` does; its classes are the task's."""
+        dim = self.cfg.encoder_embed_dim
+        head = heads.ClassificationHead(dim, num_classes, inner_dim or dim, self.cfg.pooler_dropout, self.labels)
+        self.register_head(f"classification_heads.{name}", head)
+
+    def register_head(self, path: str, head: nn.Module) -> None:
+        """Add *head*, with new weights, at *path*: one of :data:`heads.KINDS`, with a name where there can be several.
+
+        Raises:
+            PMLMError: no head can have that name.
+        """
+        head.apply(lambda module: init_bert_weights(module, self.cfg.init_std))
+        parent, _, name = path.rpartition(".")
+        try:
+            self.get_submodule(parent).add_module(name, head.to(self.output_layer.bias))
+        except (AttributeError, KeyError) as error:
+            raise PMLMError(f"no head can be called {path!r} ({describe(error)})") from error
 
     def forward(
         self,
@@ -201,8 +222,10 @@ class PMLMModel(BaseFairseqModel):
         shown_target: Optional[Tensor] = None,
         shown_source: Optional[Tensor] = None,
         wanted: Optional[Tensor] = None,
+        features_only: bool = False,
+        classification_head_name: Optional[str] = None,
     ):
-        """Logits of the predicting slots.
+        """Logits of the predicting slots, or features.
 
         Either slots, as :meth:`Backbone.forward` takes them -> logits (batch, selected, types).
 
@@ -219,11 +242,16 @@ class PMLMModel(BaseFairseqModel):
         Returns:
             a tuple: logits for the target that *prev_output_tokens* was made from, (batch, target, types), or (tokens,
             types) for those *wanted*; and None.
+
+        Or texts that are only read (*src_tokens*, and *features_only* or the name of a head) -> a tuple: features
+        (batch, source, dim), or what the head says of each text, (batch, classes); and None.
         """
         if src_tokens is None:
             return self.output_layer(
                 self.backbone(tokens, positions, segments, steps, context_length, queries, context_queries)
             )
+        if features_only or classification_head_name is not None:
+            return self.read(src_tokens, classification_head_name), None
         if not self.training:  # corruption is for training, whatever the data set
             pseudo_tokens = shown_target = shown_source = None
         src_tokens = src_tokens if shown_source is None else shown_source
@@ -240,6 +268,14 @@ class PMLMModel(BaseFairseqModel):
         x = self.backbone(**slots)
         return self.output_layer(x if wanted is None else x[wanted]), None
 
+    def read(self, tokens: Tensor, head: Optional[str] = None) -> Tensor:
+        """Features (batch, length, dim) of texts, int64 (batch, length), or what a classification head says of them."""
+        slots = heads.encoder_slots(tokens, self.dictionary.eos(), self.cfg.num_segments)
+        if head is None:
+            return self.backbone(**slots)
+        first = torch.zeros_like(tokens[:, :1])  # all that the head looks at
+        return self.classification_heads[head](self.backbone(**slots, queries=first, context_queries=1))
+
     def get_normalized_probs(self, net_output, log_probs, sample=None):
         """(Log-)probabilities in fp32 from what :meth:`forward` returned for a batch of pairs."""
         logits = net_output[0].float()
@@ -254,38 +290,9 @@ class PMLMModel(BaseFairseqModel):
         return seq2seq_limits(self.cfg)[1]
 
     def upgrade_state_dict_named(self, state_dict, name):
-        """Check a checkpoint against this model before fairseq loads it strictly; let the position table grow.
-
-        Raises:
-            PMLMError: it is no PMLM, or of another shape, or disagrees in what no shape shows (:mod:`identity`).
-        """
+        """Check a checkpoint against this model before fairseq loads it strictly; see :func:`state.prepare`."""
         super().upgrade_state_dict_named(state_dict, name)
-        where = compat.last_checkpoint or "the checkpoint"
-        ours = self.state_dict()
-        if "identity" not in state_dict:
-            raise PMLMError(
-                f"{where} does not hold a fairseq_pmlm model; its parameters are "
-                f"{', '.join(list(state_dict)[:3])} and {max(0, len(state_dict) - 3)} more"
-            )
-        identity.check(identity.from_tensor(state_dict["identity"]), identity.from_tensor(ours["identity"]), where)
-        state_dict["identity"] = ours["identity"]
-        table = "backbone.embed_positions.weight"
-        if table in state_dict and len(state_dict[table]) < len(ours[table]):
-            old, rows = state_dict[table], len(ours[table])
-            logger.info(f"the position table grows from {len(old)} to {rows} rows; rows are repeated from the start")
-            state_dict[table] = old.repeat(-(-rows // len(old)), 1)[:rows].clone()
-        for key in dict.fromkeys([*ours, *state_dict]):
-            if key not in state_dict or key not in ours:
-                here, there = ("this model", where) if key in ours else (where, "this model")
-                raise PMLMError(
-                    f"{where} is of another architecture: {here} has {key!r}, {there} has not; "
-                    "give the --arch and the model options that it was trained with"
-                )
-            if ours[key].shape != state_dict[key].shape:
-                raise PMLMError(
-                    f"{where} is of another architecture: {key!r} is {tuple(state_dict[key].shape)} there and "
-                    f"{tuple(ours[key].shape)} here; give the --arch and the model options that it was trained with"
-                )
+        state.prepare(self, state_dict)
 
 
 for _name, _shape in ARCHITECTURES.items():

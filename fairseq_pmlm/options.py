@@ -26,6 +26,7 @@ class PMLMConfig(FairseqDataclass):
     dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and on each sublayer's output"})
     attention_dropout: float = field(default=0.1, metadata={"help": "dropout on attention weights"})
     activation_dropout: float = field(default=0.0, metadata={"help": "dropout after the feed-forward activation"})
+    pooler_dropout: float = field(default=0.0, metadata={"help": "dropout in classification heads"})
     init_std: float = field(
         default=0.02,
         metadata={"help": "standard deviation of the initial weights; narrow models learn sooner with more"},
