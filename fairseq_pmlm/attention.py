@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .dropout import dropout_attention
 from .layout import visible
 from .linear import PackableLinear
 
@@ -68,7 +69,7 @@ class RelativePositionBias(nn.Module):
 
 
 class Visibility(NamedTuple):
-    """Who sees whom in one batch: boolean masks (True: may attend), or scores to add where there is a position bias.
+    """Who sees whom in one batch, as what to add to the scores: -inf where a slot may not attend.
 
     context: (batch or 1, heads or 1, context or 1, context), or None where every context slot sees all of them.
     appended: (batch, heads or 1, appended, slots), or None where nothing is appended.
@@ -84,8 +85,9 @@ def visibility(
     steps: Tensor,
     context_length: int,
     bias: Optional[RelativePositionBias] = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Visibility:
-    """Build the masks of one batch.
+    """Build the masks of one batch, once for all layers.
 
     Args:
         padding: bool (batch, slots), True at <pad>. No row may consist of padding alone.
@@ -93,18 +95,19 @@ def visibility(
         steps: int64 (batch, slots), signed steps; 0 under the padding, so that no row is left without a key.
         context_length: number of leading slots that are context.
         bias: relative position bias, if the model has one.
+        dtype: of the masks.
     """
     c = context_length
+    nothing = torch.zeros((), dtype=dtype, device=steps.device)
     context = appended = None
-    if padding[:, :c].any():
-        context = ~padding[:, None, None, :c]
-    if steps.size(1) > c:
-        appended = (visible(steps[:, c:], steps) & ~padding[:, None, :])[:, None]
     if bias is not None:
-        context_bias = bias(positions[:1, :c], positions[:1, :c])
-        context = context_bias if context is None else context_bias.masked_fill(~context, -math.inf)
-        if appended is not None:
-            appended = bias(positions[:, c:], positions).masked_fill(~appended, -math.inf)
+        context = bias(positions[:1, :c], positions[:1, :c])
+    if padding[:, :c].any():
+        context = (nothing if context is None else context).masked_fill(padding[:, None, None, :c], -math.inf)
+    if steps.size(1) > c:
+        hidden = ~visible(steps[:, c:], steps) | padding[:, None, :]
+        appended = nothing if bias is None else bias(positions[:, c:], positions)
+        appended = appended.masked_fill(hidden[:, None], -math.inf)
     return Visibility(context, appended)
 
 
@@ -153,9 +156,7 @@ class SelfAttention(nn.Module):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Optional[Tensor]) -> Tensor:
         """Attention of *queries* over *keys*, all (batch, heads, ., dim / heads) -> (batch, queries, dim)."""
-        heads = F.scaled_dot_product_attention(
-            queries, keys, values, mask, dropout_p=self.dropout if self.training else 0.0
-        )
+        heads = dropout_attention(queries, keys, values, mask, self.dropout if self.training else 0.0)
         return heads.transpose(1, 2).flatten(2)
 
     def forward(

@@ -1,11 +1,13 @@
 """fairseq datasets: blocks of text, masked and laid out; and pairs with pseudo masks."""
 
 import logging
+from bisect import bisect_right
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from fairseq.data import BaseWrapperDataset, FairseqDataset, LanguagePairDataset, TokenBlockDataset
+from fairseq.data.indexed_dataset import MMapIndexedDataset
 
 from . import layout, masking
 from .errors import PMLMError
@@ -31,28 +33,87 @@ class Lines(FairseqDataset):
     def __init__(self, dataset, eos: int, max_length: int | None, keep_empty: bool):
         self.dataset = dataset
         self.eos = eos
-        lengths = np.asarray(dataset.sizes, np.int64) - 1
-        if (lengths < 0).any():
-            raise PMLMError(NO_END.format(line=int(np.argmax(lengths < 0)) + 1))
-        pieces = np.ones_like(lengths) if max_length is None else np.maximum(1, -(-lengths // max_length))
-        if not keep_empty:
-            pieces[lengths == 0] = 0
-        self.line = np.repeat(np.arange(len(lengths)), pieces)
-        number = np.arange(len(self.line)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        self.start = number * (max_length or 0)
-        self.sizes = lengths[self.line] - self.start
-        if max_length is not None:
-            self.sizes = np.minimum(self.sizes, max_length)
-        self.cut_lines = int((pieces > 1).sum())
+        self.max_length = max_length
+        with_end = np.asarray(dataset.sizes)
+        if len(with_end) and with_end.min() < 1:
+            raise PMLMError(NO_END.format(line=int(np.argmin(with_end)) + 1))
+        self.tokens = int(with_end.sum(dtype=np.int64)) - len(with_end)
+        self.cut_lines = 0 if max_length is None else int((with_end > max_length + 1).sum())
+        # Where every line is one piece, nothing is held of each: a corpus has hundreds of millions of lines.
+        self.line = None
+        if self.cut_lines or (not keep_empty and (with_end == 1).any()):
+            lengths = with_end.astype(np.int64) - 1
+            pieces = np.ones_like(lengths) if max_length is None else np.maximum(1, -(-lengths // max_length))
+            if not keep_empty:
+                pieces[lengths == 0] = 0
+            self.line = np.repeat(np.arange(len(lengths)), pieces)
+            number = np.arange(len(self.line)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+            self.start = number * (max_length or 0)
+            self.lengths = lengths[self.line] - self.start
+            if max_length is not None:
+                self.lengths = np.minimum(self.lengths, max_length)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Tokens of each piece."""
+        return np.asarray(self.dataset.sizes) - 1 if self.line is None else self.lengths
 
     def __len__(self):
-        return len(self.line)
+        return len(self.dataset) if self.line is None else len(self.line)
 
     def __getitem__(self, index):
-        line = self.dataset[int(self.line[index])]
-        if line[-1] != self.eos:
-            raise PMLMError(NO_END.format(line=self.line[index] + 1))
-        return line[self.start[index] : self.start[index] + self.sizes[index]]
+        return torch.from_numpy(self.span(index, index)[0])
+
+    def span(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """The pieces *first* to *last*, one after the other: int64 (tokens,), and where each ends, int64 (pieces,)."""
+        if self.line is None:
+            return self.read(first, last)
+        ends = np.cumsum(self.lengths[first : last + 1])
+        tokens, _ = self.read(int(self.line[first]), int(self.line[last]))
+        start = int(self.start[first])
+        return tokens[start : start + int(ends[-1])], ends
+
+    def first_token(self, line: int) -> int:
+        """How many tokens stand before *line*, where every line is one piece."""
+        if is_memory_mapped(self.dataset):  # in the index file already, in bytes, and with each </s>
+            return int(self.dataset._index[line][0]) // np.dtype(self.dataset._index.dtype).itemsize - line
+        if not hasattr(self, "_first_tokens"):
+            self._first_tokens = np.cumsum(self.sizes, dtype=np.int64) - self.sizes
+        return int(self._first_tokens[line])
+
+    def read(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`span`, of lines.
+
+        Raises:
+            PMLMError: one of them does not end in </s>.
+        """
+        tokens = contiguous_tokens(self.dataset, first, last)
+        ends = np.cumsum(self.dataset.sizes[first : last + 1], dtype=np.int64) - 1
+        ended = tokens[ends] == self.eos
+        if not ended.all():
+            raise PMLMError(NO_END.format(line=first + int(np.argmin(ended)) + 1))
+        text = np.ones(len(tokens), bool)
+        text[ends] = False
+        return tokens[text].astype(np.int64), ends - np.arange(len(ends))
+
+
+def is_memory_mapped(dataset) -> bool:
+    """Whether *dataset* is one of fairseq's memory-mapped files, as we know them."""
+    return isinstance(dataset, MMapIndexedDataset) and hasattr(dataset, "_bin_buffer")
+
+
+def contiguous_tokens(dataset, first: int, last: int) -> np.ndarray:
+    """The items *first* to *last* of a binarized text, one after the other, as integers of any type.
+
+    fairseq's memory-mapped files hold them so; reading item by item takes ten times as long.
+    """
+    if is_memory_mapped(dataset):
+        pointer, size = dataset._index[last]
+        start = int(dataset._index[first][0])
+        width = np.dtype(dataset._index.dtype).itemsize
+        count = (int(pointer) - start) // width + int(size)
+        return np.frombuffer(dataset._bin_buffer, dataset._index.dtype, count, start)
+    return torch.cat([dataset[i] for i in range(first, last + 1)]).numpy()
 
 
 class TextBlocks:
@@ -60,7 +121,7 @@ class TextBlocks:
 
     Line ends are the places strictly inside the block where a line stops. Blocks are those of fairseq's
     ``TokenBlockDataset`` over lines without </s>; lines longer than a block are cut first where a break mode would
-    otherwise exceed the block size.
+    otherwise exceed the block size. In mode ``none``, where they are found by counting, nothing is held of lines.
 
     Args:
         dataset: binarized lines, each ending in </s>; empty lines separate documents.
@@ -75,31 +136,48 @@ class TextBlocks:
             dataset,
             eos,
             max_length=None if break_mode == "none" else block_size,
-            keep_empty=break_mode == "complete_doc",
+            keep_empty=break_mode in ("none", "complete_doc"),  # where they do not matter, and where they do
         )
-        if not self.lines.sizes.sum():
+        if not self.lines.tokens:
             raise PMLMError("the binarized text holds no tokens; every line is empty")
         self.blocks = None
-        if break_mode == "eos":  # a block a line; fairseq's code for this case does not run on numpy >= 2
+        self.block_size = block_size
+        if break_mode == "none":
+            count = -(-self.lines.tokens // block_size)
+            self.sizes = np.full(count, block_size, np.int32)
+            self.sizes[-1] = self.lines.tokens - (count - 1) * block_size
+        elif break_mode == "eos":  # a block a line; fairseq's code for this case does not run on numpy >= 2
             self.sizes = self.lines.sizes
         else:
             self.blocks = TokenBlockDataset(
                 self.lines, self.lines.sizes, block_size, pad=pad, eos=eos, break_mode=break_mode, document_sep_len=0
             )
             self.sizes = np.asarray(self.blocks.sizes, np.int64)
-        self.dropped_tokens = int(self.lines.sizes.sum() - self.sizes.sum())
+        self.break_mode = break_mode
+        self.dropped_tokens = self.lines.tokens - int(self.sizes.sum(dtype=np.int64))
 
     def __len__(self):
         return len(self.sizes)
 
     def __getitem__(self, index):
-        if self.blocks is None:
-            return self.lines[index].numpy().astype(np.int64), np.zeros(0, np.int64)
-        first, offset, last = (int(x) for x in self.blocks.block_to_dataset_index[index])
+        first, offset, last = self.where(index)
         length = int(self.sizes[index])
-        tokens = torch.cat([self.lines[i] for i in range(first, last + 1)])[offset : offset + length]
-        ends = np.cumsum(self.lines.sizes[first : last + 1]) - offset
-        return tokens.numpy().astype(np.int64), np.unique(ends[(ends > 0) & (ends < length)])
+        tokens, ends = self.lines.span(first, last)
+        ends = ends - offset
+        return tokens[offset : offset + length], np.unique(ends[(ends > 0) & (ends < length)])
+
+    def where(self, index: int) -> tuple[int, int, int]:
+        """The first piece of a block, how many of its tokens stand before the block, and the last piece."""
+        if self.break_mode == "eos":
+            return index, 0, index
+        if self.blocks is not None:
+            first, offset, last = (int(x) for x in self.blocks.block_to_dataset_index[index])
+            return first, offset, last
+        start = int(index) * self.block_size
+        pieces = range(len(self.lines))
+        first = bisect_right(pieces, start, key=self.lines.first_token) - 1
+        last = bisect_right(pieces, start + int(self.sizes[index]) - 1, lo=first, key=self.lines.first_token) - 1
+        return first, start - self.lines.first_token(first), last
 
 
 class PMLMDataset(FairseqDataset):
@@ -143,7 +221,7 @@ class PMLMDataset(FairseqDataset):
         self.random_token_prob = random_token_prob
         self.corrupt_pseudo = corrupt_pseudo
         self.shuffle = shuffle
-        tokens = self.blocks.sizes + np.where(self.blocks.sizes > 1, 3, 2)
+        tokens = self.blocks.sizes.astype(np.int64) + np.where(self.blocks.sizes > 1, 3, 2)
         self.sizes = tokens if self.objectives == ("ae",) else tokens + 2 * masking.max_masked(tokens, mask_prob)
 
     def set_epoch(self, epoch):
@@ -191,49 +269,58 @@ class PMLMDataset(FairseqDataset):
         """Batch the slots: context, [P] and originals padded apart, so that the same columns mean the same everywhere.
 
         Returns:
-            ``id`` (batch,); ``ntokens``, ``nsentences``; ``objectives``; ``target`` (batch, predictions), padded with
-            <pad>, one group of columns for each objective; and ``net_input`` with ``tokens``, ``positions``,
-            ``segments``, ``steps`` (batch, slots), ``context_length``, ``queries`` (batch, predictions), the slots that
-            predict, and ``context_queries``, how many of its leading columns lie in the context.
+            ``id`` (batch,); ``ntokens``, ``nsentences``; ``objectives``; ``target`` (predictions,), those of all texts
+            for one objective after the other; and ``net_input`` with ``tokens``, ``positions``, ``segments``, ``steps``
+            (batch, slots), ``context_length``, ``queries`` (batch, selected), the slots that predict, padded;
+            ``context_queries``, how many of its leading columns lie in the context; and ``wanted`` (predictions,),
+            where in ``queries``, flattened, the slots for ``target`` are.
         """
         if not samples:
             return {}
         slots = [sample["slots"] for sample in samples]
-        lengths = np.array([[s.context_length, (s.steps < 0).sum(), (s.steps > 0).sum()] for s in slots])
-        starts = np.cumsum([0, *lengths.max(axis=0)])  # columns where context, [P] and originals start; and their end
-        context = int(starts[1])
         groups = len(self.objectives)
-        width = max(len(s.targets) for s in slots) // groups
-        tokens = np.full((len(slots), starts[-1]), self.pad, np.int64)
-        positions, segments, steps = (np.zeros_like(tokens) for _ in range(3))
+        masked = np.array([len(s.targets) // groups for s in slots])
+        context = np.array([s.context_length for s in slots])
+        pseudo = masked if self.objectives != ("ae",) else np.zeros_like(masked)
+        parts = np.stack([context, pseudo, [len(s.tokens) for s in slots] - context - pseudo], axis=1)
+        starts = np.cumsum([0, *parts.max(axis=0)])  # columns where context, [P] and originals start; and their end
+        context, width = int(starts[1]), int(masked.max())
+        fields = np.zeros((4, len(slots), starts[-1]), np.int64)
+        tokens, positions, segments, steps = fields
+        tokens[:] = self.pad
         positions[:, :context] = np.arange(context)  # under the padding too: attention wants all rows alike there
-        target = np.full((len(slots), groups * width), self.pad, np.int64)
-        queries = np.full_like(target, context)  # what pads the queries of [P] must be a slot behind the context, too
-        queries[:, : context_queries(self.objectives, width)] = 0
+        queries = np.full((len(slots), groups, width), context)  # of [P], padding must lie behind the context as well
+        queries[:, : context_queries(self.objectives, 1)] = 0
         for row, s in enumerate(slots):
-            columns = np.concatenate([start + np.arange(n) for start, n in zip(starts, lengths[row], strict=False)])
-            tokens[row, columns] = s.tokens
-            positions[row, columns] = s.positions
-            segments[row, columns] = s.segments
-            steps[row, columns] = s.steps
-            masked = len(s.targets) // groups
-            predictions = np.concatenate([group * width + np.arange(masked) for group in range(groups)])
-            target[row, predictions] = s.targets
-            queries[row, predictions] = columns[s.queries]
+            own = np.stack(s[:4])
+            taken = 0
+            for start, count in zip(starts, parts[row], strict=False):
+                fields[:, row, start : start + count] = own[:, taken : taken + count]
+                taken += count
+            columns = np.where(s.queries < s.context_length, s.queries, s.queries + context - s.context_length)
+            queries[row, :, : masked[row]] = columns.reshape(groups, -1)
+        real = np.arange(width) < masked[:, None]
+        wanted = [np.flatnonzero(real[:, None] & (np.arange(groups) == group)[:, None]) for group in range(groups)]
+        target = [
+            s.targets[group * n : (group + 1) * n]
+            for group in range(groups)
+            for s, n in zip(slots, masked, strict=True)
+        ]
         return {
             "id": torch.tensor([sample["id"] for sample in samples]),
             "nsentences": len(samples),
-            "ntokens": sum(s.context_length for s in slots),
+            "ntokens": int(parts[:, 0].sum()),
             "objectives": self.objectives,
-            "target": torch.from_numpy(target),
+            "target": torch.from_numpy(np.concatenate(target)),
             "net_input": {
                 "tokens": torch.from_numpy(tokens),
                 "positions": torch.from_numpy(positions),
                 "segments": torch.from_numpy(segments),
                 "steps": torch.from_numpy(steps),
                 "context_length": context,
-                "queries": torch.from_numpy(queries),
+                "queries": torch.from_numpy(queries.reshape(len(slots), -1)),
                 "context_queries": context_queries(self.objectives, width),
+                "wanted": torch.from_numpy(np.concatenate(wanted)),
             },
         }
 

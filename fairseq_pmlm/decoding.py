@@ -208,7 +208,7 @@ class SourceEncoder:
         cache = Cache(padding, net_input["src_lengths"])
         x = backbone.embed(tokens, cache.positions, torch.full_like(tokens, self.model.cfg.source_segment))
         steps = torch.zeros_like(tokens)
-        seen = visibility(padding, cache.positions, steps, tokens.size(1), backbone.relative_bias)
+        seen = visibility(padding, cache.positions, steps, tokens.size(1), backbone.relative_bias, x.dtype)
         for i, layer in enumerate(backbone.layers):
             attention = layer.self_attn
             if i == len(backbone.layers) - 1:  # nobody looks at what the last layer says of the source

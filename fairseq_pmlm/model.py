@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from . import decoding, heads, identity, state, tokenizer_files
 from .attention import RelativePositionBias, SelfAttention, Visibility, gather_slots, visibility
+from .dropout import Dropout
 from .errors import PMLMError, describe
 from .linear import PackableLinear
 from .options import ARCHITECTURES, PMLMConfig, architecture, check, seq2seq_limits
+from .projection_loss import CHUNK, ONE_HOT, Distribution, Losses, projection_loss
 
 
 def activation(cfg: PMLMConfig):
@@ -37,8 +39,8 @@ class Layer(nn.Module):
         self.fc2 = PackableLinear(cfg.encoder_ffn_embed_dim, dim)
         self.final_layer_norm = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
         self.activation_fn = activation(cfg)
-        self.dropout = nn.Dropout(cfg.dropout)
-        self.activation_dropout = nn.Dropout(cfg.activation_dropout)
+        self.dropout = Dropout(cfg.dropout)
+        self.activation_dropout = Dropout(cfg.activation_dropout)
 
     def forward(
         self,
@@ -70,7 +72,7 @@ class Backbone(nn.Module):
         self.embed_positions = nn.Embedding(cfg.max_positions, dim)
         self.embed_segments = nn.Embedding(cfg.num_segments, dim)
         self.layernorm_embedding = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
-        self.dropout = nn.Dropout(cfg.dropout)
+        self.dropout = Dropout(cfg.dropout)
         self.layers = nn.ModuleList(Layer(cfg) for _ in range(cfg.encoder_layers))
         self.relative_bias = None
         if cfg.relative_positions:
@@ -111,8 +113,8 @@ class Backbone(nn.Module):
             (batch, slots or selected, dim)
         """
         padding = tokens.eq(self.padding_idx)
-        seen = visibility(padding, positions, steps, context_length, self.relative_bias)
         x = self.embed(tokens, positions, segments)
+        seen = visibility(padding, positions, steps, context_length, self.relative_bias, x.dtype)
         for layer in self.layers[:-1]:
             x = layer(x, seen, context_length)
         return self.layers[-1](x, seen, context_length, queries, context_queries)
@@ -135,7 +137,15 @@ class OutputLayer(PackableLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> logits (..., types)"""
-        return super().forward(self.layer_norm(self.dense(x, self.activation_fn)))
+        return super().forward(self.transform(x))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim), what the softmax layer multiplies."""
+        return self.layer_norm(self.dense(x, self.activation_fn))
+
+    def loss(self, x: Tensor, target: Tensor, distribution: Distribution = ONE_HOT, chunk: int = CHUNK) -> Losses:
+        """Losses of predicting *target* (predictions,) from *x* (predictions, dim); see :func:`projection_loss`."""
+        return projection_loss(self.transform(x), self.weight, self.bias, target, distribution, chunk)
 
 
 def init_bert_weights(module: nn.Module, std: float) -> None:
@@ -222,10 +232,13 @@ class PMLMModel(BaseFairseqModel):
         shown_target: Optional[Tensor] = None,
         shown_source: Optional[Tensor] = None,
         wanted: Optional[Tensor] = None,
+        target: Optional[Tensor] = None,
+        distribution: Distribution = ONE_HOT,
+        chunk: int = CHUNK,
         features_only: bool = False,
         classification_head_name: Optional[str] = None,
     ):
-        """Logits of the predicting slots, or features.
+        """Logits or losses of the predicting slots, or features.
 
         Either slots, as :meth:`Backbone.forward` takes them -> logits (batch, selected, types).
 
@@ -237,19 +250,25 @@ class PMLMModel(BaseFairseqModel):
             prev_output_tokens: int64 (batch, target), ``</s> x1 x2 ...``, the target shifted by one, right-padded.
             pseudo_tokens: int64 (batch, target), what the [P] slots show in training, or None for [P].
             shown_target, shown_source: what training shows in place of *prev_output_tokens* and *src_tokens*, or None.
-            wanted: bool (batch, target), which target tokens to predict; None for all.
 
         Returns:
-            a tuple: logits for the target that *prev_output_tokens* was made from, (batch, target, types), or (tokens,
-            types) for those *wanted*; and None.
+            a tuple: logits for the target that *prev_output_tokens* was made from, (batch, target, types); and None.
+
+        Of both, not all that could be predicted need be:
+
+        Args:
+            wanted: int64 (predictions,), which of the (batch x selected) or (batch x target) places; logits are
+                (predictions, types) then. None for all.
+            target: int64 (predictions,), what these are to predict: losses are returned and not logits.
+            distribution, chunk: as for :func:`projection_loss`.
 
         Or texts that are only read (*src_tokens*, and *features_only* or the name of a head) -> a tuple: features
         (batch, source, dim), or what the head says of each text, (batch, classes); and None.
         """
         if src_tokens is None:
-            return self.output_layer(
-                self.backbone(tokens, positions, segments, steps, context_length, queries, context_queries)
-            )
+            x = self.backbone(tokens, positions, segments, steps, context_length, queries, context_queries)
+            x = x if wanted is None else x.flatten(0, 1)[wanted]
+            return self.output_layer(x) if target is None else self.output_layer.loss(x, target, distribution, chunk)
         if features_only or classification_head_name is not None:
             return self.read(src_tokens, classification_head_name), None
         if not self.training:  # corruption is for training, whatever the data set
@@ -266,7 +285,10 @@ class PMLMModel(BaseFairseqModel):
         source = slots["segments"].eq(0)
         slots["segments"] = torch.where(source, self.cfg.source_segment, self.cfg.target_segment)
         x = self.backbone(**slots)
-        return self.output_layer(x if wanted is None else x[wanted]), None
+        x = x if wanted is None else x.flatten(0, 1)[wanted]
+        if target is not None:
+            return self.output_layer.loss(x, target, distribution, chunk)
+        return self.output_layer(x), None
 
     def read(self, tokens: Tensor, head: Optional[str] = None) -> Tensor:
         """Features (batch, length, dim) of texts, int64 (batch, length), or what a classification head says of them."""

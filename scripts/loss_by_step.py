@@ -18,7 +18,6 @@ import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet
 # isort: split
 import numpy as np
 import torch
-import torch.nn.functional as F
 from fairseq import checkpoint_utils, utils
 from fairseq.data import data_utils
 from tqdm import tqdm
@@ -72,13 +71,11 @@ def losses(model, task, dataset, max_tokens, device):
     for sample in tqdm(iterator, desc="measuring", unit="batch", leave=False):
         sample = utils.move_to_cuda(sample) if device == "cuda" else sample
         net_input = sample["net_input"]
-        logits = model(**net_input).float()
-        nll = F.cross_entropy(logits.flatten(0, 1), sample["target"].flatten(), reduction="none") / math.log(2)
-        ae, par = nll.view_as(sample["target"]).chunk(2, dim=1)
-        masked, pseudo = net_input["queries"].chunk(2, dim=1)
-        shown = net_input["tokens"].gather(1, masked).eq(task.dictionary.index("<mask>"))
-        shown &= sample["target"].chunk(2, dim=1)[0].ne(task.dictionary.pad())
-        steps = -net_input["steps"].gather(1, pseudo)
+        masked, pseudo = net_input["queries"].flatten()[net_input["wanted"]].chunk(2)
+        rows = net_input["wanted"].chunk(2)[0] // net_input["queries"].size(1)
+        ae, par = (model(**net_input, target=sample["target"]).nll / math.log(2)).chunk(2)
+        shown = net_input["tokens"][rows, masked].eq(task.dictionary.index("<mask>"))
+        steps = -net_input["steps"][rows, pseudo]
         yield torch.stack([steps[shown].double(), ae[shown].double(), par[shown].double()], dim=1).cpu().numpy()
 
 

@@ -9,9 +9,21 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from reference import small_dictionary, small_model
 from test_decoding import sources
 
-from fairseq_pmlm.criterions.pmlm_seq2seq import PMLMSeq2SeqCriterion, kl_label_smoothing
+from fairseq_pmlm.criterions.pmlm_seq2seq import PMLMSeq2SeqCriterion
+from fairseq_pmlm.projection_loss import projection_loss
 
 PAD = 1
+
+
+def kl(lprobs, target, epsilon):
+    """Losses with --label-smoothing-type kl where the model says *lprobs* (tokens, types)."""
+    task = SimpleNamespace(target_dictionary=small_dictionary())
+    criterion = PMLMSeq2SeqCriterion(task, False, epsilon, label_smoothing_type="kl")
+    distribution, constant = criterion.smoothed(lprobs.size(1))
+    weight, bias = torch.eye(lprobs.size(1), dtype=lprobs.dtype), torch.zeros(lprobs.size(1), dtype=lprobs.dtype)
+    losses = projection_loss(lprobs, weight, bias, target, distribution)
+    assert losses.loss.item() == pytest.approx(losses.rows.sum().item())
+    return losses.rows + constant, losses.nll
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.5])
@@ -19,7 +31,7 @@ def test_kl_label_smoothing_is_the_divergence_from_the_smoothed_target(epsilon):
     torch.manual_seed(1)
     lprobs = torch.randn(5, 9, dtype=torch.float64).log_softmax(1)
     target = torch.tensor([4, 0, 2, 8, 3])
-    loss, nll = kl_label_smoothing(lprobs, target, epsilon, PAD)
+    loss, nll = kl(lprobs, target, epsilon)
     for row, gold in enumerate(target.tolist()):
         wanted = [1 - epsilon if i == gold else 0 if i == PAD else epsilon / 7 for i in range(9)]
         divergence = sum(q * (math.log(q) - lprobs[row, i].item()) for i, q in enumerate(wanted) if q)
@@ -30,7 +42,7 @@ def test_kl_label_smoothing_is_the_divergence_from_the_smoothed_target(epsilon):
 def test_the_smoothed_target_itself_has_no_loss():
     wanted = torch.full((1, 9), 0.1 / 7)
     wanted[0, 4], wanted[0, PAD] = 0.9, 1e-30
-    loss, _ = kl_label_smoothing(wanted.log(), torch.tensor([4]), 0.1, PAD)
+    loss, _ = kl(wanted.log(), torch.tensor([4]), 0.1)
     assert loss.item() == pytest.approx(0, abs=1e-6)
 
 

@@ -156,7 +156,10 @@ def test_a_batch_holds_its_examples(objective):
     batch = data.collater(samples)
     net_input = batch["net_input"]
     groups = objective.count("+") + 1
-    width = batch["target"].size(1) // groups
+    width = net_input["queries"].size(1) // groups
+    wanted = net_input["wanted"]
+    assert len(wanted) == len(batch["target"]) == len(wanted.unique())
+    rows = wanted // (groups * width)
     assert batch["id"].tolist() == [3, 0, 7, 5]
     assert batch["ntokens"] == sum(s["slots"].context_length for s in samples)
     c = net_input["context_length"]
@@ -169,10 +172,12 @@ def test_a_batch_holds_its_examples(objective):
         assert (net_input["steps"][row, c:][real[c:]] != 0).all()
         assert (net_input["steps"][row][~real] == 0).all()
         assert net_input["positions"][row, :c].tolist() == list(range(c))
-        predicted = batch["target"][row] != PAD
-        assert batch["target"][row][predicted].tolist() == slots.targets.tolist()
-        places = net_input["positions"][row][net_input["queries"][row][predicted]]
-        assert places.tolist() == slots.positions[slots.queries].tolist()
+        assert batch["target"][rows == row].tolist() == slots.targets.tolist()
+        queries = net_input["queries"].flatten()[wanted[rows == row]]
+        assert net_input["positions"][row][queries].tolist() == slots.positions[slots.queries].tolist()
+        assert net_input["tokens"][row][queries].tolist() == slots.tokens[slots.queries].tolist()
+    parts = wanted.view(groups, -1)  # one objective after the other
+    assert ((parts % (groups * width)) // width == torch.arange(groups)[:, None]).all()
     in_context = net_input["queries"] < c
     assert (in_context.sum(1) == net_input["context_queries"]).all()
     assert net_input["context_queries"] == (width if "ae" in objective else 0)

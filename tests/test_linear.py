@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fairseq_pmlm.linear import PackableLinear, can_pack
+from fairseq_pmlm.linear import PackableLinear, has_onednn
 
 SLICES = [slice(None), slice(0, 16), slice(16, 48)]
 
@@ -33,6 +33,28 @@ def test_packed_equals_plain(shape, activation, outputs):
     torch.testing.assert_close(plain(x, activation, outputs), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(24,), (5, 24), (2, 3, 24)])
+@pytest.mark.parametrize("outputs", [slice(None), slice(8, 40)])
+def test_gradients_are_those_of_torch(shape, outputs):
+    plain, _ = pair()
+    x = torch.randn(shape, requires_grad=True)
+    direction = torch.randn(*shape[:-1], 48)[..., outputs]
+    wanted = [x, plain.weight, plain.bias]
+    ours = torch.autograd.grad(plain(x, F.gelu, outputs), wanted, direction)
+    theirs = torch.autograd.grad(F.gelu(F.linear(x, plain.weight, plain.bias))[..., outputs], wanted, direction)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_no_rows():
+    plain, packed = pair()
+    x = torch.zeros(0, 24, requires_grad=True)
+    plain(x).sum().backward()
+    assert not plain.weight.grad.any()
+    with torch.no_grad():
+        assert packed(x).shape == (0, 48)
+
+
 def test_rows_that_are_not_contiguous():
     plain, packed = pair()
     for x in (torch.randn(6, 9, 24)[:, -2:], torch.randn(24, 6).t(), torch.randn(4, 6, 24).transpose(0, 1)):
@@ -40,7 +62,7 @@ def test_rows_that_are_not_contiguous():
             torch.testing.assert_close(packed(x), plain(x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.skipif(not can_pack(torch.zeros(1)), reason="this torch has no oneDNN for this CPU")
+@pytest.mark.skipif(not has_onednn(torch.zeros(1)), reason="this torch has no oneDNN for this CPU")
 def test_packing_happens_without_gradients_only(monkeypatch):
     _, packed = pair()
     x = torch.randn(3, 24, requires_grad=True)

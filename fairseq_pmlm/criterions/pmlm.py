@@ -1,28 +1,43 @@
 """The joint loss of pre-training: autoencoding plus partially autoregressive, each logged apart."""
 
 import math
+from dataclasses import dataclass, field
 
-import torch
-import torch.nn.functional as F
 from fairseq import utils
 from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 
 from ..datasets import OBJECTIVES
+from ..errors import PMLMError
+from ..projection_loss import CHUNK
 
 PARTS = ("ae", "par", "ar")
 
 
-@register_criterion("pmlm")
+@dataclass
+class PMLMCriterionConfig(FairseqDataclass):
+    """Options of ``--criterion pmlm``."""
+
+    projection_chunk: int = field(
+        default=CHUNK,
+        metadata={
+            "help": "predictions whose scores are held at a time, which bounds their memory: so many x types x 4 bytes"
+        },
+    )
+
+
+@register_criterion("pmlm", dataclass=PMLMCriterionConfig)
 class PMLMCriterion(FairseqCriterion):
     """Sum of the objectives' negative log-likelihoods over the number of masked positions (paper, section 3.1).
 
     A position counts once, whether one objective or two predict it.
     """
 
-    def __init__(self, task):
+    def __init__(self, task, projection_chunk: int = CHUNK):
         super().__init__(task)
-        self.padding_idx = task.source_dictionary.pad()
+        check_chunk(projection_chunk)
+        self.chunk = projection_chunk
 
     def forward(self, model, sample, reduce=True):
         """Loss of one batch of :class:`fairseq_pmlm.datasets.PMLMDataset`.
@@ -30,29 +45,16 @@ class PMLMCriterion(FairseqCriterion):
         Returns:
             a tuple: the summed loss in nats, the number of masked positions, and what is logged of them.
         """
-        logits = model(**sample["net_input"])
+        losses = model(**sample["net_input"], target=sample["target"], chunk=self.chunk)
         objectives = sample["objectives"]
+        masked = len(sample["target"]) // len(objectives)
         log = {"ntokens": sample["ntokens"], "nsentences": sample["nsentences"]}
-        loss = 0.0
-        masked = 0
-        for name, scores, target in zip(
-            objectives,
-            logits.chunk(len(objectives), dim=1),
-            sample["target"].chunk(len(objectives), dim=1),
-            strict=True,
-        ):
-            nll = F.cross_entropy(
-                scores.flatten(0, 1).float(), target.flatten(), ignore_index=self.padding_idx, reduction="sum"
-            )
-            with torch.no_grad():
-                real = target.ne(self.padding_idx)
-                masked = real.sum()
-                log[f"{name}_correct"] = (scores.argmax(-1).eq(target) & real).sum()
-            log[f"{name}_loss"] = nll.detach()
-            loss = loss + nll
-        masked = utils.item(masked)
-        log.update(loss=loss.detach(), nmasked=masked, sample_size=masked)
-        return loss, masked, log
+        for i, name in enumerate(objectives):
+            mine = slice(i * masked, (i + 1) * masked)
+            log[f"{name}_loss"] = losses.nll[mine].sum()
+            log[f"{name}_correct"] = losses.correct[mine].sum()
+        log.update(loss=losses.loss.detach(), nmasked=masked, sample_size=masked)
+        return losses.loss, masked, log
 
     @staticmethod
     def reduce_metrics(logging_outputs) -> None:
@@ -73,6 +75,16 @@ class PMLMCriterion(FairseqCriterion):
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         return True
+
+
+def check_chunk(predictions: int) -> None:
+    """Refuse a ``--projection-chunk`` that holds nothing.
+
+    Raises:
+        PMLMError: naming it.
+    """
+    if predictions < 1:
+        raise PMLMError(f"--projection-chunk {predictions} holds no prediction; give 1 or more")
 
 
 assert set(PARTS) == {part for parts in OBJECTIVES.values() for part in parts}

@@ -7,16 +7,16 @@ from fairseq.criterions import register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterion,
     LabelSmoothedCrossEntropyCriterionConfig,
-    label_smoothed_nll_loss,
 )
 from fairseq.dataclass import ChoiceEnum
-from torch import Tensor
 
 from ..errors import PMLMError
+from ..projection_loss import CHUNK, ONE_HOT, Distribution
+from .pmlm import PMLMCriterionConfig, check_chunk
 
 
 @dataclass
-class PMLMSeq2SeqCriterionConfig(LabelSmoothedCrossEntropyCriterionConfig):
+class PMLMSeq2SeqCriterionConfig(LabelSmoothedCrossEntropyCriterionConfig, PMLMCriterionConfig):
     """Options of ``--criterion pmlm_seq2seq``: fairseq's, with label smoothing on by default."""
 
     label_smoothing: float = field(
@@ -43,57 +43,56 @@ class PMLMSeq2SeqCriterion(LabelSmoothedCrossEntropyCriterion):
         ignore_prefix_size=0,
         report_accuracy=False,
         label_smoothing_type="fairseq",
+        projection_chunk=CHUNK,
     ):
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
         if not 0 <= label_smoothing < 1:
             raise PMLMError(f"--label-smoothing {label_smoothing} is not in [0, 1)")
+        check_chunk(projection_chunk)
         self.label_smoothing_type = str(label_smoothing_type)
+        self.chunk = projection_chunk
 
     def forward(self, model, sample, reduce=True):
         """As fairseq's, without the scores of padding: only the tokens to be predicted meet the vocabulary.
 
         Returns:
-            the loss summed over tokens (or (tokens,), unless *reduce*), the sample size, and what is logged.
+            the loss summed over tokens (or (tokens,), without gradients, unless *reduce*), the sample size, and what
+            is logged.
         """
         target = model.get_targets(sample, None)
-        wanted = target.ne(self.padding_idx)
-        wanted[:, : self.ignore_prefix_size] = False
-        net_output = model(**sample["net_input"], wanted=wanted)
-        target = target[wanted]
-        lprobs = model.get_normalized_probs(net_output, log_probs=True)
-        if self.label_smoothing_type == "kl":
-            loss, nll = kl_label_smoothing(lprobs, target, self.eps, self.padding_idx)
-            loss, nll = (loss.sum(), nll.sum()) if reduce else (loss, nll)
-        else:
-            loss, nll = label_smoothed_nll_loss(lprobs, target[:, None], self.eps, reduce=reduce)
-        sample_size = len(wanted) if self.sentence_avg else sample["ntokens"]
+        real = target.ne(self.padding_idx)
+        real[:, : self.ignore_prefix_size] = False
+        wanted = real.flatten().nonzero()[:, 0]
+        distribution, constant = self.smoothed(len(self.task.target_dictionary))
+        losses = model(
+            **sample["net_input"],
+            wanted=wanted,
+            target=target.flatten()[wanted],
+            distribution=distribution,
+            chunk=self.chunk,
+        )
+        loss = losses.loss + constant * len(wanted) if reduce else losses.rows + constant
+        nll = losses.nll.sum() if reduce else losses.nll
+        sample_size = len(target) if self.sentence_avg else sample["ntokens"]
         logged = {
             "loss": loss.data,
             "nll_loss": nll.data,
             "ntokens": sample["ntokens"],
-            "nsentences": len(wanted),
+            "nsentences": len(target),
             "sample_size": sample_size,
         }
         if self.report_accuracy:
-            logged["n_correct"] = int(lprobs.argmax(1).eq(target).sum())
-            logged["total"] = len(target)
+            logged["n_correct"] = int(losses.correct.sum())
+            logged["total"] = len(wanted)
         return loss, sample_size, logged
 
-
-def kl_label_smoothing(lprobs: Tensor, target: Tensor, epsilon: float, pad: int) -> tuple[Tensor, Tensor]:
-    """KL divergence from the smoothed target: 1 - *epsilon* for its token, 0 for <pad>, equal shares for all others.
-
-    Args:
-        lprobs: (tokens, types), log-probabilities.
-        target: int64 (tokens,), none of them *pad*.
-        epsilon: share of the other types.
-        pad: index of <pad>.
-
-    Returns:
-        (tokens,) each, in nats: the divergence, and the negative log-likelihood.
-    """
-    others = lprobs.size(-1) - 2
-    nll = -lprobs.gather(1, target[:, None]).squeeze(1)
-    rest = -lprobs.sum(1) - nll + lprobs[:, pad]
-    negative_entropy = sum(share * math.log(share / n) for share, n in ((1 - epsilon, 1), (epsilon, others)) if share)
-    return (1 - epsilon) * nll + epsilon / others * rest + negative_entropy, nll
+    def smoothed(self, types: int) -> tuple[Distribution, float]:
+        """What to predict, and what to add to its cross-entropy, in nats a token."""
+        if not self.eps:
+            return ONE_HOT, 0.0
+        if self.label_smoothing_type == "kl":
+            share = self.eps / (types - 2)
+            negative_entropy = (1 - self.eps) * math.log(1 - self.eps) + self.eps * math.log(share)
+            return Distribution(1 - self.eps - share, share, without=self.padding_idx), negative_entropy
+        share = self.eps / (types - 1)
+        return Distribution(1 - self.eps - share, share), 0.0

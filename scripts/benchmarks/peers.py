@@ -55,22 +55,23 @@ def build_fairseq(layers: int, width: int, symbols: Dictionary, positions: int =
     return TransformerModel.build_model(options, task)
 
 
-def take_turns(systems: dict, rounds: int) -> dict[str, list[float]]:
+def take_turns(systems: dict, rounds: int, clock=time.perf_counter) -> dict[str, list[float]]:
     """Seconds of each system, a function without arguments, in each round; systems run one after the other."""
     times = {name: [] for name in systems}
     for _ in range(rounds):
         for name, run in systems.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return times
 
 
-def print_table(times: dict[str, list[float]], amount: float, unit: str) -> None:
-    """Medians of *amount* per second, and the median over rounds of each system's time as a multiple of ours."""
-    print(f"| system | {unit}/s | time, as a multiple of ours |\n|---|---|---|")
+def print_table(times: dict[str, list[float]], amount: float, unit: str, reference: str = "ours") -> None:
+    """Medians of *amount* per second, and the median over rounds of each system's time as a multiple of one's."""
+    name_of = reference if reference in times else next(iter(times))
+    print(f"| system | {unit}/s | time, as a multiple of {name_of} |\n|---|---|---|")
     for name, seconds in times.items():
-        ratio = statistics.median(other / own for other, own in zip(seconds, times.get("ours", seconds), strict=True))
+        ratio = statistics.median(other / own for other, own in zip(seconds, times[name_of], strict=True))
         print(f"| {name} | {amount / statistics.median(seconds):,.2f} | {ratio:.2f} |")
 
 
