@@ -84,9 +84,10 @@ class Backbone(nn.Module):
             )
         self.apply(lambda module: init_bert_weights(module, cfg.init_std))
 
-    def embed(self, tokens: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
-        """int64 (batch, slots) each -> (batch, slots, dim)"""
-        x = self.embed_tokens(tokens) + self.embed_positions(positions) + self.embed_segments(segments)
+    def embed(self, tokens: Tensor, positions: Tensor, segments: Tensor, sparse: bool = False) -> Tensor:
+        """int64 (batch, slots) each -> (batch, slots, dim); *sparse*: of few types, as the gradient will say."""
+        x = F.embedding(tokens, self.embed_tokens.weight, self.padding_idx, sparse=sparse)
+        x = x + self.embed_positions(positions) + self.embed_segments(segments)
         return self.dropout(self.layernorm_embedding(x))
 
     def forward(
@@ -98,6 +99,7 @@ class Backbone(nn.Module):
         context_length: int,
         queries: Optional[Tensor] = None,
         context_queries: int = 0,
+        sparse: bool = False,
     ) -> Tensor:
         """Hidden states of the last layer.
 
@@ -108,12 +110,13 @@ class Backbone(nn.Module):
             queries: int64 (batch, selected), slots whose output is wanted, context slots first; None for all. Keys and
                 values are all that the last layer computes for the others.
             context_queries: how many leading columns of *queries* name context slots.
+            sparse: give the token embedding a sparse gradient, for one who adds it to a dense one.
 
         Returns:
             (batch, slots or selected, dim)
         """
         padding = tokens.eq(self.padding_idx)
-        x = self.embed(tokens, positions, segments)
+        x = self.embed(tokens, positions, segments, sparse)
         seen = visibility(padding, positions, steps, context_length, self.relative_bias, x.dtype)
         for layer in self.layers[:-1]:
             x = layer(x, seen, context_length)
@@ -265,8 +268,13 @@ class PMLMModel(BaseFairseqModel):
         Or texts that are only read (*src_tokens*, and *features_only* or the name of a head) -> a tuple: features
         (batch, source, dim), or what the head says of each text, (batch, classes); and None.
         """
+        # The loss gives the tied embedding a dense gradient; on a CPU another one takes longer to allocate than to use.
+        tied = self.output_layer.weight is self.backbone.embed_tokens.weight
+        sparse = target is not None and tied and self.output_layer.weight.device.type == "cpu"
         if src_tokens is None:
-            x = self.backbone(tokens, positions, segments, steps, context_length, queries, context_queries)
+            x = self.backbone(
+                tokens, positions, segments, steps, context_length, queries, context_queries, sparse=sparse
+            )
             x = x if wanted is None else x.flatten(0, 1)[wanted]
             return self.output_layer(x) if target is None else self.output_layer.loss(x, target, distribution, chunk)
         if features_only or classification_head_name is not None:
@@ -284,7 +292,7 @@ class PMLMModel(BaseFairseqModel):
             )
         source = slots["segments"].eq(0)
         slots["segments"] = torch.where(source, self.cfg.source_segment, self.cfg.target_segment)
-        x = self.backbone(**slots)
+        x = self.backbone(**slots, sparse=sparse)
         x = x if wanted is None else x.flatten(0, 1)[wanted]
         if target is not None:
             return self.output_layer.loss(x, target, distribution, chunk)

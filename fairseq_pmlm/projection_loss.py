@@ -65,7 +65,8 @@ class ProjectionLoss(torch.autograd.Function):
         correct = x.new_empty(len(x), dtype=torch.bool)
         if training:
             of_x = torch.empty_like(x)
-            of_weight, of_bias = (torch.zeros_like(p, dtype=precise) for p in (padded, padded_bias))
+            of_weight = torch.empty_like(padded, dtype=precise)
+            of_bias = torch.zeros_like(padded_bias)
         for start in range(0, len(x), chunk):
             at = slice(start, start + chunk)
             part = x[at]
@@ -85,10 +86,13 @@ class ProjectionLoss(torch.autograd.Function):
             if training:
                 e = e.to(x.dtype)
                 of_x[at] = (e @ padded) / sums
-                add_product(of_weight, e.t(), (part / sums).to(x.dtype))
+                add_product(of_weight, e.t(), (part / sums).to(x.dtype), anew=start == 0)
                 of_bias += (e.t() @ (1 / sums).to(x.dtype))[:, 0]
         if training:
-            of_weight, of_bias = of_weight[:types], of_bias[:types]
+            if surplus:
+                of_weight, of_bias = of_weight[:types], of_bias[:types]
+            if not len(x):
+                of_weight.zero_()
             subtract_wanted(wanted, x, weight, target, of_x, of_weight, of_bias)
             ctx.save_for_backward(of_x, of_weight.to(weight.dtype), of_bias.to(bias.dtype))
         ctx.mark_non_differentiable(rows, nll, correct)
@@ -128,10 +132,12 @@ def project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.linear(x, weight).to(bias.dtype).add_(bias).mul_(LOG2_E)
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b"""
+def add_product(total: Tensor, a: Tensor, b: Tensor, anew: bool) -> None:
+    """total += a @ b, or total = a @ b where it starts *anew*."""
     if total.dtype == a.dtype:
-        total.addmm_(a, b)
+        total.addmm_(a, b, beta=0 if anew else 1)
+    elif anew:
+        total.copy_(a @ b)
     else:
         total += a @ b
 

@@ -17,6 +17,7 @@ fairseq   fairseq's Transformer, L/2 encoder and L/2 decoder layers of the same 
 
 import argparse
 import json
+import math
 import os
 from types import SimpleNamespace
 
@@ -92,7 +93,8 @@ def authors_loss(model, sample, args, symbols):
     )
     slots = seq2seq_slots(source, net_input["src_lengths"], previous, pad, model.pseudo_index, pseudo)
     tokens, steps = slots["tokens"], slots["steps"]
-    mask = (visible(steps, steps) & tokens.ne(pad)[:, None])[:, None]
+    hidden = ~visible(steps, steps) | tokens.eq(pad)[:, None]
+    mask = torch.zeros(hidden.shape).masked_fill(hidden, -math.inf)[:, None]
     backbone = model.backbone
     x = backbone.embed(tokens, slots["positions"], slots["segments"])
     for layer in backbone.layers:

@@ -20,6 +20,7 @@ dense     ours, but each layer attends by one dense mask over all slots
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -109,17 +110,13 @@ def build_roberta(args, symbols) -> RobertaModel:
 def attend_densely(model):
     """Let every layer attend by one dense mask over all slots, in place of the two products."""
 
-    def dense(seen, tokens, steps):
-        mask = visible(steps, steps) & tokens.ne(model.dictionary.pad())[:, None]
-        return Visibility(None, mask[:, None])
+    def dense(tokens, steps):
+        hidden = ~visible(steps, steps) | tokens.eq(model.dictionary.pad())[:, None]
+        return Visibility(None, torch.zeros(hidden.shape, device=hidden.device).masked_fill(hidden, -math.inf)[:, None])
 
-    forward = model.backbone.forward
-
-    def patched(tokens, positions, segments, steps, context_length, queries=None, context_queries=0):
-        if queries is None:
-            return forward(tokens, positions, segments, steps, context_length)
-        x = model.backbone.embed(tokens, positions, segments)
-        seen = dense(None, tokens, steps)
+    def patched(tokens, positions, segments, steps, context_length, queries, context_queries, sparse):
+        x = model.backbone.embed(tokens, positions, segments, sparse)
+        seen = dense(tokens, steps)
         for layer in model.backbone.layers[:-1]:
             x = layer(x, seen, 0)
         # the last layer as ours has it: queries of predicting slots alone
