@@ -20,7 +20,7 @@ HEADS = 2  # at a time: their scores of 512 x 512 slots are 2 MB
 
 def applies(x: Tensor) -> bool:
     """Whether what is here is for *x*: on a CPU, in fp32 or fp64, and nothing traces us."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+    return not torch.compiler.is_compiling() and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 def random_bits(shape) -> Tensor:

@@ -17,12 +17,12 @@ ROWS = 128  # for which number of rows to lay out; it serves any other as well
 def has_onednn(weight: Tensor) -> bool:
     """Whether oneDNN can multiply with *weight*: fp32, on a CPU that this torch has it for, and nothing traces us."""
     return (
-        weight.device.type == "cpu"
+        not torch.compiler.is_compiling()  # first: what follows cannot be compiled
+        and weight.device.type == "cpu"
         and weight.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and not torch.compiler.is_compiling()
     )
 
 

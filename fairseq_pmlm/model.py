@@ -4,6 +4,7 @@ Post-LN BERT (paper, section 2.2): token + learned position + segment embeddings
 self-attention and GELU feed-forward; a softmax tied to the token embedding behind a transform.
 """
 
+from contextlib import nullcontext
 from typing import Optional
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from fairseq import utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, BaseFairseqModel, register_model, register_model_architecture
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from . import decoding, heads, identity, state, tokenizer_files
 from .attention import RelativePositionBias, SelfAttention, Visibility, gather_slots, visibility
@@ -61,6 +63,11 @@ class Layer(nn.Module):
         return self.final_layer_norm(x + self.dropout(self.fc2(hidden)))
 
 
+def call(layer: nn.Module, *args) -> Tensor:
+    """*layer* of *args*: a function, so that compiling it serves all layers."""
+    return layer(*args)
+
+
 class Backbone(nn.Module):
     """The Transformer over slots; it does not know what they are for."""
 
@@ -83,6 +90,9 @@ class Backbone(nn.Module):
                 cfg.relative_position_slope,
             )
         self.apply(lambda module: init_bert_weights(module, cfg.init_std))
+        self.checkpoint_activations = cfg.checkpoint_activations or cfg.offload_activations
+        self.offload_activations = cfg.offload_activations
+        self.compiled = torch.compile(call, dynamic=True, fullgraph=True) if cfg.compile else call
 
     def embed(self, tokens: Tensor, positions: Tensor, segments: Tensor, sparse: bool = False) -> Tensor:
         """int64 (batch, slots) each -> (batch, slots, dim); *sparse*: of few types, as the gradient will say."""
@@ -119,8 +129,19 @@ class Backbone(nn.Module):
         x = self.embed(tokens, positions, segments, sparse)
         seen = visibility(padding, positions, steps, context_length, self.relative_bias, x.dtype)
         for layer in self.layers[:-1]:
-            x = layer(x, seen, context_length)
-        return self.layers[-1](x, seen, context_length, queries, context_queries)
+            x = self.run(layer, x, seen, context_length)
+        return self.run(self.layers[-1], x, seen, context_length, queries, context_queries)
+
+    def run(self, layer: Layer, *args) -> Tensor:
+        """*layer* of *args*, compiled and with its activations computed anew where that is asked for."""
+        if not self.training:
+            return layer(*args)
+        if not self.checkpoint_activations:
+            return self.compiled(layer, *args)
+        # what is saved for the backward pass is the input alone, so that is what goes to the host
+        offload = torch.autograd.graph.save_on_cpu(args[0].is_cuda) if self.offload_activations else nullcontext()
+        with offload:
+            return checkpoint(self.compiled, layer, *args, use_reentrant=False)
 
 
 class OutputLayer(PackableLinear):

@@ -55,6 +55,20 @@ class PMLMConfig(FairseqDataclass):
         default=False,
         metadata={"help": "give the softmax layer a weight of its own instead of the token embedding's"},
     )
+    checkpoint_activations: bool = field(
+        default=False,
+        metadata={
+            "help": "of each layer, hold the input alone for the backward pass, and compute the rest anew: less memory"
+        },
+    )
+    offload_activations: bool = field(
+        default=False,
+        metadata={"help": "hold the inputs of layers in the host's memory; implies --checkpoint-activations"},
+    )
+    compile: bool = field(
+        default=False,
+        metadata={"help": "training: compile the layers with torch.compile, once for all shapes of batches"},
+    )
     arch_from: Optional[str] = field(
         default=None,
         metadata={

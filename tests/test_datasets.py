@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fairseq.data import FairseqDataset, indexed_dataset
+from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import small_dictionary
@@ -149,6 +150,22 @@ def test_sizes_are_slots(objective):
         assert len(data[i]["slots"].tokens) <= bound
 
 
+@pytest.mark.parametrize("mode", ["none", "complete", "complete_doc", "eos"])
+def test_memory_mapped_text_makes_the_same_blocks(mode, tmp_path):
+    rng = np.random.default_rng(1)
+    lines = [rng.integers(4, 34, n).tolist() for n in [0, 3, 9, 0, 1, 25, 2, 0, 7]]
+    builder = MMapIndexedDatasetBuilder(str(tmp_path / "text.bin"), dtype=np.uint16)
+    for line in lines:
+        builder.add_item(torch.tensor([*line, EOS]))
+    builder.finalize(str(tmp_path / "text.idx"))
+    mapped = MMapIndexedDataset(str(tmp_path / "text"))
+    for size in (4, 6, 100):
+        here, there = (TextBlocks(x, size, pad=PAD, eos=EOS, break_mode=mode) for x in (mapped, Binarized(lines)))
+        assert here.sizes.tolist() == there.sizes.tolist()
+        assert [(a.tolist(), b.tolist()) for a, b in here] == [(a.tolist(), b.tolist()) for a, b in there]
+        assert here[0][0].dtype == np.int64
+
+
 @pytest.mark.parametrize("objective", ["ae", "par", "ar", "ae+par", "ae+ar"])
 def test_a_batch_holds_its_examples(objective):
     data = dataset(objective)
@@ -287,6 +304,26 @@ def test_pairs_are_padded_on_the_right():
     for name in ("src_tokens", "prev_output_tokens"):
         assert (batch["net_input"][name][:, 0] != PAD).all()
     assert data.num_tokens_vec(np.array([0, 1])).tolist() == [6 + 12, 3 + 6]
+
+
+def test_training_pairs_are_ordered_for_little_padding():
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(40, 60, 400), rng.integers(3, 40, 400)
+    source, target = (Binarized([[5] * n for n in side]) for side in lengths)
+    dictionary = small_dictionary()
+
+    def padding(corruption):
+        data = PseudoMaskedPairDataset(
+            source, source.sizes, dictionary, target, target.sizes, dictionary, corruption=corruption
+        )
+        order = data.ordered_indices()
+        assert sorted(order.tolist()) == list(range(400))
+        slots = data.num_tokens_vec(order)
+        batches = [order[i : i + 8] for i in range(0, 400, 8)]
+        held = sum(len(b) * (source.sizes[b].max() + 2 * target.sizes[b].max()) for b in batches)
+        return 1 - slots.sum() / held
+
+    assert padding(Corruption(1)) < 0.5 * padding(None)
 
 
 def test_pseudo_slots_of_pairs_are_corrupted_by_seed_epoch_and_id():
