@@ -9,9 +9,10 @@ from . import compat, errors
 errors.install_excepthook()
 compat.apply()
 
-from . import bpe, byte_bpe, model, scoring, wordpiece  # noqa: E402, F401
+from . import bpe, byte_bpe, layer_decay, model, scoring, wordpiece  # noqa: E402, F401
 from .criterions import pmlm as _pmlm_criterion  # noqa: E402, F401
 from .criterions import pmlm_seq2seq as _pmlm_seq2seq_criterion  # noqa: E402, F401
+from .criterions import sentence_prediction as _sentence_prediction_criterion  # noqa: E402, F401
 from .tasks import pmlm as _pmlm_task  # noqa: E402, F401
 from .tasks import pmlm_seq2seq as _pmlm_seq2seq_task  # noqa: E402, F401
 

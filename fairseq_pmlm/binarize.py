@@ -37,7 +37,7 @@ OURS = re.compile(
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
-    """Options that both prepare scripts have."""
+    """Options that all prepare scripts have."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--destdir", required=True, metavar="DIR", help="directory to write; appears when complete")
     parser.add_argument(
@@ -152,6 +152,14 @@ class Encoded:
     def describe_unknown(self) -> str:
         """For example ``2 (0.31%)``."""
         return f"{self.unknown} ({self.unknown / max(self.tokens, 1):.2%})"
+
+
+VISIBLE = re.compile("[0-9A-Za-z가-힣]")  # no tokenizer loses these
+
+
+def is_empty(text: str, bpe) -> bool:
+    """Whether there is nothing to binarize: no text, or only what the tokenizer's normalization removes."""
+    return not VISIBLE.search(text) and not bpe.encode(text)
 
 
 _bpe = None  # of this worker process

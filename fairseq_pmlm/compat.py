@@ -8,7 +8,6 @@ no harm where upstream has mended the same thing.
 
 import atexit
 import contextlib
-import functools
 import inspect
 import logging
 import queue
@@ -16,19 +15,16 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from types import ModuleType
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from .errors import PMLMError, first_line
 from .loading import torch_load
+from .patching import ORIGINALS, replace
 
 INSTALL = 'pip install "fairseq-pmlm[fairseq]"'
-
-# fairseq's own functions by their full names, as they were before they were patched
-ORIGINALS: dict[str, Callable] = {}
 
 # what to call the checkpoint that was read last ("checkpoint FILE"): the model that it goes into learns no name
 last_checkpoint: str | None = None
@@ -51,7 +47,13 @@ def apply() -> None:
     if ORIGINALS:
         return
     # a list, not any(): every patch has to run
-    patches = [*load_data_only(), *name_missing_checkpoints(), tell_finetuning(), lose_no_sample()]
+    patches = [
+        *load_data_only(),
+        *name_missing_checkpoints(),
+        tell_finetuning(),
+        lose_no_sample(),
+        *refuse_long_samples(),
+    ]
     atexit.register(stop_readers)
     silence_deprecations()
     unexpected = [name for name, as_expected in patches if not as_expected]
@@ -90,37 +92,6 @@ def import_fairseq() -> None:
             root.handlers[:] = handlers
             root.setLevel(level)
             logging.disable(disabled)
-
-
-def _replace(
-    module: ModuleType | type, name: str, lines: list[str], wrap: Callable[[Callable], Callable]
-) -> tuple[str, bool]:
-    """Put ``wrap(original)`` in the place of a function of fairseq.
-
-    Args:
-        module: the module or class that holds the function.
-        name: the function's name there; callers inside fairseq look it up at call time.
-        lines: the source lines that the patch is about.
-        wrap: makes the new function out of the original.
-
-    Returns:
-        The function's full name, and whether its source holds all of *lines*.
-    """
-    full_name = f"{module.__qualname__ if isinstance(module, type) else module.__name__}.{name}"
-    current = getattr(module, name, None)
-    if current is None:  # nothing to mend, and nothing to wrap
-        return full_name, False
-    # after a re-import the function found here is a patch already: patch the original again, never a patch
-    original = getattr(current, "pmlm_original", current)
-    try:
-        source = inspect.getsource(original)
-    except (OSError, TypeError):
-        source = ""
-    patched = functools.wraps(original)(wrap(original))
-    patched.pmlm_original = original
-    ORIGINALS[full_name] = original
-    setattr(module, name, patched)
-    return full_name, all(line in source for line in lines)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -169,9 +140,9 @@ def load_data_only() -> list[tuple[str, bool]]:
     file_line = 'state = torch.load(f, map_location=torch.device("cpu"))'
     broadcast_line = 'obj = torch.load(buffer, map_location="cpu")'
     return [
-        _replace(checkpoint_utils, "load_checkpoint_to_cpu", [file_line], wrap_reader),
-        _replace(checkpoint_utils, "load_ema_from_checkpoint", ["new_state = torch.load("], wrap_reader),
-        _replace(distributed_utils, "_broadcast_object_slow", [broadcast_line], wrap),
+        replace(checkpoint_utils, "load_checkpoint_to_cpu", [file_line], wrap_reader),
+        replace(checkpoint_utils, "load_ema_from_checkpoint", ["new_state = torch.load("], wrap_reader),
+        replace(distributed_utils, "_broadcast_object_slow", [broadcast_line], wrap),
     ]
 
 
@@ -215,8 +186,8 @@ def name_missing_checkpoints() -> list[tuple[str, bool]]:
         return patched
 
     return [
-        _replace(checkpoint_utils, "load_model_ensemble_and_task", ["Model file not found: {}"], wrap),
-        _replace(
+        replace(checkpoint_utils, "load_model_ensemble_and_task", ["Model file not found: {}"], wrap),
+        replace(
             checkpoint_utils, "load_checkpoint", ['f"--finetune-from-model {cfg.finetune_from_model} does not'], wrap
         ),
     ]
@@ -244,7 +215,7 @@ def tell_finetuning() -> tuple[str, bool]:
 
         return patched
 
-    return _replace(Trainer, "load_checkpoint", ["reset_optimizer=False,", "self.model.load_state_dict("], wrap)
+    return replace(Trainer, "load_checkpoint", ["reset_optimizer=False,", "self.model.load_state_dict("], wrap)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -278,9 +249,55 @@ def lose_no_sample() -> tuple[str, bool]:
 
         return patched
 
-    return _replace(
-        data_utils, "batch_by_size", ["if bsz_mult > 1 and len(b[-1]) % bsz_mult != 0:", "b = b[:-1]"], wrap
-    )
+    return replace(data_utils, "batch_by_size", ["if bsz_mult > 1 and len(b[-1]) % bsz_mult != 0:", "b = b[:-1]"], wrap)
+
+
+def refuse_long_samples() -> list[tuple[str, bool]]:
+    """Make a text that is too long for ``sentence_prediction`` an error, and say how many are cut where that is wanted.
+
+    Why: training leaves such samples out, and ``--shorten-method truncate`` cuts them without a word.
+    """
+    from fairseq.tasks import sentence_prediction
+
+    def wrap_shorten(original):
+        signature = inspect.signature(original)
+
+        def patched(*args, **kwargs):
+            given = signature.bind(*args, **kwargs).arguments
+            result, limit, split = original(*args, **kwargs), given["tokens_per_sample"], given["split"]
+            sizes = np.asarray(given["dataset"].sizes)
+            if not (sizes > limit).any():
+                return result
+            count = f"{(sizes > limit).sum():,} of {len(sizes):,} samples of {split}"
+            count += f" are longer than --max-positions {limit}"
+            if (np.asarray(result.sizes) > limit).any():
+                raise PMLMError(
+                    f"{count} (the first is number {int(np.argmax(sizes > limit)) + 1}, the longest has {sizes.max()} "
+                    "tokens); raise the limit, or cut them with --shorten-method truncate"
+                )
+            logging.getLogger(__name__).warning(f"{count}: cut (--shorten-method {given['shorten_method']})")
+            return result
+
+        return patched
+
+    def wrap_filter(original):
+        def patched(self, indices, dataset, max_positions=None, ignore_invalid_inputs=False):
+            _, left_out = dataset.filter_indices_by_size(indices, max_positions)
+            if len(left_out):
+                raise PMLMError(
+                    f"{len(left_out):,} of {len(dataset):,} samples are longer than {max_positions} tokens, the lesser "
+                    "of --max-positions and --max-tokens; raise it"
+                )
+            return original(self, indices, dataset, max_positions, ignore_invalid_inputs)
+
+        return patched
+
+    task = sentence_prediction.SentencePredictionTask
+    shorten = "dataset = TruncateDataset(dataset, tokens_per_sample)"
+    return [
+        replace(sentence_prediction, "maybe_shorten_dataset", [shorten], wrap_shorten),
+        replace(task, "filter_indices_by_size", ["will be skipped, "], wrap_filter),
+    ]
 
 
 def stop_readers() -> None:

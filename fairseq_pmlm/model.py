@@ -18,6 +18,7 @@ from . import decoding, heads, identity, state, tokenizer_files
 from .attention import RelativePositionBias, SelfAttention, Visibility, gather_slots, visibility
 from .dropout import Dropout
 from .errors import PMLMError, describe
+from .layer_decay import mark_layers
 from .linear import PackableLinear
 from .options import ARCHITECTURES, PMLMConfig, architecture, check, seq2seq_limits
 from .projection_loss import CHUNK, ONE_HOT, Distribution, Losses, projection_loss
@@ -90,6 +91,7 @@ class Backbone(nn.Module):
                 cfg.relative_position_slope,
             )
         self.apply(lambda module: init_bert_weights(module, cfg.init_std))
+        mark_layers(self)
         self.checkpoint_activations = cfg.checkpoint_activations or cfg.offload_activations
         self.offload_activations = cfg.offload_activations
         self.compiled = torch.compile(call, dynamic=True, fullgraph=True) if cfg.compile else call
@@ -220,6 +222,27 @@ class PMLMModel(BaseFairseqModel):
         model = cls(cfg, task.source_dictionary, tokenizer_files.find(getattr(task.cfg, "data", "") or ""))
         model.labels = labels
         return model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str,
+        checkpoint_file: Optional[str] = None,
+        data_name_or_path: Optional[str] = None,
+    ):
+        """A trained model with its tokenizer, to be used from Python: a :class:`hub.PMLMHubInterface`.
+
+        Args:
+            model_name_or_path: directory with the checkpoint; nothing is downloaded or unpacked.
+            checkpoint_file: its name there (default: model.pt, checkpoint_best.pt or checkpoint_last.pt).
+            data_name_or_path: directory with dict.txt and the tokenizer file (default: that of the checkpoint).
+
+        Raises:
+            PMLMError: see :func:`hub.load`.
+        """
+        from .hub import load  # needs the tasks, which need this module
+
+        return load(model_name_or_path, checkpoint_file, data_name_or_path)
 
     def register_classification_head(self, name: str, num_classes: int, inner_dim: Optional[int] = None, **_):
         """Add ``classification_heads.NAME``, as fairseq's ``sentence_prediction`` does; its classes are the task's."""

@@ -52,6 +52,7 @@ class Counts:
     documents: int = 0
     lines: int = 0
     blank_lines: int = 0
+    malformed: int = 0  # left out, as they have another number of columns than the others
     replaced: Counter = field(default_factory=Counter)
 
     def describe_replaced(self) -> str:

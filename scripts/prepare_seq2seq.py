@@ -24,7 +24,6 @@ train.src.txt and train.tgt.txt, one line per record.
 import argparse
 import contextlib
 import os
-import re
 import shutil
 from typing import Iterator
 
@@ -36,7 +35,6 @@ from fairseq_pmlm.text import Counts, text_value
 SPLITS = ("train", "valid", "test")
 SIDES = ("src", "tgt")
 SYMBOL = "</s>"
-VISIBLE = re.compile("[0-9A-Za-z가-힣]")  # no tokenizer loses these
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -124,16 +122,12 @@ class Reader:
             return read_parallel(self.paths, self.counts)
         return read_json_lines(self.paths[0], *self.keys, self.counts)
 
-    def is_empty(self, text: str) -> bool:
-        """Whether there is nothing to binarize: no text, or only what the tokenizer's normalization removes."""
-        return not VISIBLE.search(text) and not self.bpe.encode(text)
-
     def read(self):
         """Parts of the source and references of each record, as clean lines."""
         for record in self.each_record():
             texts = [[(where, text_value(value, where, self.counts)) for where, value in side] for side in record]
             source, references = ([text for _, text in side] for side in texts)
-            empty = [where for side in texts for where, text in side if self.is_empty(text)]
+            empty = [where for side in texts for where, text in side if binarize.is_empty(text, self.bpe)]
             if not empty:
                 self.records += 1
                 self.references = max(self.references, len(references))
