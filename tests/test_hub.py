@@ -1,0 +1,259 @@
+"""A model from Python: against plain forwards, whatever shares its batch; the README's examples; predict.py."""
+
+import dataclasses
+import doctest
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq.data import Dictionary
+from reference import forward, logits
+from test_heads import segments
+from test_prepare import call
+
+from fairseq_pmlm import bpe, tokenizer_files, wordpiece
+from fairseq_pmlm.checkpoints.importing import fairseq_checkpoint
+from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.model import PMLMModel
+from fairseq_pmlm.options import PMLMConfig
+
+ROOT = Path(__file__).parents[1]
+TEXT = ["a", "good", "film", "i", "liked", "it", "bad", "boring", "the", "of", "and", "was", "very", "not"]
+TEXTS = ["a good film", ("the film was bad", "i liked it"), "it", "very very boring and not good " * 3, ""]
+HEAD = "sentence_classification_head"
+EXACT = {"rtol": 0, "atol": 2e-5}  # packed products round differently
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """data-bin/reviews and checkpoints/reviews, with a model of random weights and two heads."""
+    place = tmp_path_factory.mktemp("hub")
+    data, checkpoints = place / "data-bin" / "reviews", place / "checkpoints" / "reviews"
+    data.mkdir(parents=True)
+    checkpoints.mkdir(parents=True)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TEXT, *"abcdefg", "##s"]
+    vocabulary = str(data / "vocab.txt")
+    pieces = list(dict.fromkeys(pieces))
+    wordpiece.write_vocabulary(vocabulary, pieces, wordpiece.implied_settings(pieces))
+    bpe.write_dictionary(str(data / "dict.txt"), tokenizer_files.symbols(vocabulary))
+    torch.manual_seed(0)
+    options = {
+        "encoder_layers": 2,
+        "encoder_embed_dim": 128,
+        "encoder_ffn_embed_dim": 512,
+        "encoder_attention_heads": 2,
+    }
+    cfg = PMLMConfig(**options, max_positions=40, relative_positions=True)
+    model = PMLMModel(cfg, Dictionary.load(str(data / "dict.txt")), vocabulary)
+    model.labels = ["0", "1"]
+    model.register_classification_head(HEAD, num_classes=2)
+    model.labels = None
+    model.register_classification_head("stars", num_classes=1)
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    known = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg) if f.name != "_name"}
+    known = {k: v if isinstance(v, (int, float, str, type(None))) else str(v) for k, v in known.items()}
+    torch.save(fairseq_checkpoint(known, model.state_dict(), str(data)), checkpoints / "checkpoint_best.pt")
+    (data / "label").mkdir()
+    (data / "label" / "dict.txt").write_text("0 5\n1 6\n")
+    return place
+
+
+@pytest.fixture(scope="module")
+def hub(place):
+    return PMLMModel.from_pretrained(
+        str(place / "checkpoints/reviews"), data_name_or_path=str(place / "data-bin/reviews")
+    )
+
+
+def encode(hub, text):
+    return hub.encode(*([text] if isinstance(text, str) else text))
+
+
+def plain(hub, text):
+    """Hidden states by loops over slots, from the description of the method."""
+    row = encode(hub, text).tolist()
+    with torch.no_grad():
+        everything = list(range(len(row)))
+        return forward(hub.model, row, everything, segments(row), [everything] * len(row))
+
+
+def test_encode_and_decode(hub):
+    tokens = hub.encode("a good film", "i liked it")
+    symbols = [hub.dictionary[t] for t in tokens]
+    assert symbols == ["<s>", "a", "good", "film", "</s>", "i", "liked", "it", "</s>"]
+    assert hub.decode(tokens) == ["a good film", "i liked it"]
+    assert hub.decode(hub.encode("a good film")) == "a good film"
+    assert hub.encode("").tolist() == [0, 2]
+    assert hub.dictionary.index("<mask>") not in hub.encode("a <mask> film")  # text cannot spell a symbol
+    with pytest.raises(PMLMError, match=r"\(length,\), not \(1, 9\)"):
+        hub.decode(tokens[None])
+
+
+def test_features_are_those_of_a_plain_forward_whatever_shares_the_batch(hub):
+    lines = [encode(hub, text) for text in TEXTS]
+    batch = hub.extract_features(lines)
+    for text, line, row in zip(TEXTS, lines, batch, strict=True):
+        wanted = plain(hub, text)
+        torch.testing.assert_close(row[: len(line)], wanted, **EXACT)
+        torch.testing.assert_close(hub.extract_features(line)[0], wanted, **EXACT)
+        torch.testing.assert_close(hub.extract_features(line[None])[0], wanted, **EXACT)
+    states = hub.extract_features(lines, return_all_hiddens=True)
+    assert [state.shape for state in states] == [batch.shape] * 3
+    assert torch.equal(states[-1], batch)
+    embedded = hub.model.backbone.embed_tokens.weight[lines[0][1]] + hub.model.backbone.embed_positions.weight[1]
+    norm = hub.model.backbone.layernorm_embedding
+    torch.testing.assert_close(states[0][0, 1], norm(embedded + hub.model.backbone.embed_segments.weight[0]), **EXACT)
+    assert not hub.model.backbone.layers[0]._forward_hooks  # nothing stays behind
+
+
+def test_classes_and_numbers_in_the_order_of_the_texts(hub):
+    head = hub.model.classification_heads[HEAD]
+    for budget in (1, 20, 4096):
+        outputs = hub.predict_texts(HEAD, TEXTS, max_tokens=budget)
+        for text, row in zip(TEXTS, outputs, strict=True):
+            hidden = torch.tanh(head.dense.weight @ plain(hub, text)[0] + head.dense.bias)
+            torch.testing.assert_close(row, (head.out_proj.weight @ hidden + head.out_proj.bias).detach(), **EXACT)
+    logs = hub.predict(HEAD, hub.encode("a good film"))
+    torch.testing.assert_close(logs[0], outputs[0].log_softmax(0), **EXACT)
+    assert hub.predict_texts("stars", TEXTS).shape == (len(TEXTS), 1)
+
+
+def test_batches_hold_every_text_once_within_the_budget(hub):
+    lines = [torch.zeros(n, dtype=torch.long) for n in (3, 9, 1, 5, 5, 20, 2)]
+    batches = list(hub.batches(lines, 12))
+    assert sorted(i for batch in batches for i in batch) == list(range(7))
+    assert all(len(batch) == 1 or len(batch) * max(len(lines[i]) for i in batch) <= 12 for batch in batches)
+    assert batches[0] == [5]
+
+
+def test_fill_mask_gives_the_best_types(hub):
+    found = hub.fill_mask("a <mask> film", topk=3)
+    row = [0, hub.dictionary.index("a"), hub.dictionary.index("<mask>"), hub.dictionary.index("film"), 2]
+    everything = list(range(5))
+    with torch.no_grad():
+        x = forward(hub.model, row, everything, [0] * 5, [everything] * 5)
+        shares = logits(hub.model, x[2:3])[0].softmax(0)
+    ordinary = range(4, len(hub.dictionary) - 2)
+    best = sorted(ordinary, key=lambda i: -shares[i])[:3]
+    assert [symbol for _, _, symbol in found] == [hub.dictionary[i] for i in best]
+    assert [share for _, share, _ in found] == pytest.approx([shares[i].item() for i in best], abs=1e-5)
+    assert re.fullmatch(r"a ?\S+ film", found[0][0])
+    for text in ("no mask", "<mask> and <mask>"):
+        with pytest.raises(PMLMError, match="takes a text with one <mask>, not"):
+            hub.fill_mask(text)
+
+
+def test_generate_in_the_order_of_the_sources(hub):
+    sources = ["a good film", "", "it was very boring and not good", "bad"]
+    alone = [hub.generate(source, beam=2, max_len_b=6) for source in sources]
+    assert hub.generate(sources, beam=2, max_len_b=6, batch_size=3) == alone
+    assert alone[1] == ""
+    assert all(len(text.split()) <= 6 for text in alone)
+    wu = hub.generate(sources, beam=2, max_len_b=6, length_penalty_type="wu", early_stop="exact")
+    assert len(wu) == 4
+    assert hub.task.cfg.length_penalty_type == "fairseq"  # as it was
+    with pytest.raises(PMLMError, match="no option 'beams'"):
+        hub.generate(sources, beams=2)
+
+
+def test_what_cannot_be_loaded_or_asked(hub, place, tmp_path):
+    for name in ("https://example.org/model.tar.gz", "model.tar.gz", "s3://bucket/model"):
+        with pytest.raises(PMLMError, match="only a local directory can be loaded"):
+            PMLMModel.from_pretrained(name)
+    with pytest.raises(PMLMError, match="there is no such directory"):
+        PMLMModel.from_pretrained(str(tmp_path / "none"))
+    with pytest.raises(PMLMError, match=r"there is no model\.pt or checkpoint_best\.pt or checkpoint_last\.pt"):
+        PMLMModel.from_pretrained(str(tmp_path))
+    with pytest.raises(PMLMError, match=r"no .*dict\.txt"):
+        PMLMModel.from_pretrained(str(place / "checkpoints/reviews"))
+    with pytest.raises(PMLMError, match="no classification head 'other'; there is sentence_classification_head, stars"):
+        hub.predict("other", hub.encode("a"))
+    with pytest.raises(PMLMError, match="a text of 62 tokens is longer than the model's 40 positions"):
+        hub.extract_features(hub.encode("a " * 60))
+    with pytest.raises(PMLMError, match=r"1 of 2 texts are longer .* \(the first is number 2, with 62 tokens\)"):
+        hub.predict_texts(HEAD, ["a", "a " * 60])
+    assert hub.predict_texts(HEAD, ["a " * 60], truncate=True).shape == (1, 2)
+
+
+def test_examples_of_the_readme(place, monkeypatch):
+    block = re.search(r"## From Python\n.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    assert block.count(">>>") >= 8
+    monkeypatch.chdir(place)
+    test = doctest.DocTestParser().get_doctest(block, {}, "README", "README.md", 0)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    said = []
+    runner.run(test, out=said.append)
+    assert runner.summarize().failed == 0, "".join(said)
+
+
+@pytest.fixture
+def options(place):
+    path = ["--path", place / "checkpoints/reviews/checkpoint_best.pt", "--data", place / "data-bin/reviews", "--cpu"]
+    return [*path, "--head", HEAD]
+
+
+def test_predict_prints_labels_and_probabilities_in_input_order(hub, place, options, tmp_path, capsys):
+    texts = ["a good film", "bad", "", "very very boring"]
+    (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in texts))
+    call("predict", tmp_path / "in.txt", *options, "--max-tokens", 6)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    wanted = hub.predict_texts(HEAD, texts).softmax(1)
+    assert [row["label"] for row in rows] == [str(int(p.argmax())) for p in wanted]
+    for row, shares in zip(rows, wanted, strict=True):
+        assert list(row["probabilities"].values()) == pytest.approx(shares.tolist(), abs=1e-5)
+    call("predict", tmp_path / "in.txt", *options, "--format", "label", "--out", tmp_path / "out.txt")
+    assert (tmp_path / "out.txt").read_text().split() == [row["label"] for row in rows]
+    call("predict", tmp_path / "in.txt", *options, "--format", "probabilities")
+    first = capsys.readouterr().out.splitlines()[0].split("\t")
+    assert list(map(float, first)) == pytest.approx(wanted[0].tolist(), abs=1e-5)
+
+
+def test_predict_reads_pairs_json_lines_and_numbers(hub, place, options, tmp_path, capsys):
+    (tmp_path / "in.tsv").write_text("the film was bad\ti liked it\na\tb\n")
+    (tmp_path / "in.jsonl").write_text(
+        '{"input0": "the film was bad", "input1": "i liked it"}\n{"input0": "a", "input1": "b"}\n'
+    )
+    answers = []
+    for name in ("in.tsv", "in.jsonl"):
+        call("predict", tmp_path / name, *options[:-1], "stars")
+        answers.append([json.loads(line)["value"] for line in capsys.readouterr().out.splitlines()])
+    assert answers[0] == answers[1]
+    wanted = hub.predict_texts("stars", [("the film was bad", "i liked it"), ("a", "b")])[:, 0]
+    assert answers[0] == pytest.approx(wanted.tolist(), abs=1e-5)
+
+
+def test_predict_refuses(place, options, tmp_path):
+    empty, wide, text = tmp_path / "empty.txt", tmp_path / "wide.tsv", tmp_path / "text.txt"
+    empty.write_text("")
+    wide.write_text("a\tb\tc\n")
+    text.write_text("a\n" + "a " * 60 + "\n")
+    for args, message in [
+        ([empty, *options], "is empty"),
+        ([wide, *options], "3 columns between tabs; say with --texts"),
+        ([text, *options], "1 of 2 texts are longer"),
+        ([text, *options[:-2]], "several classification heads; give --head with one of sentence_classification_head"),
+        ([text, *options[:-1], "stars", "--format", "probabilities"], "the head gives numbers"),
+        ([text, *options, "--out", text], "is the input"),
+    ]:
+        with pytest.raises(PMLMError, match=message):
+            call("predict", *args)
+    labels = place / "data-bin/reviews/label/dict.txt"
+    labels.write_text("0 5\n1 6\n2 7\n")
+    try:
+        with pytest.raises(PMLMError, match=r"has 3 classes \(0, 1, 2\), and the head '\w+' has 2"):
+            call("predict", text, *options)
+    finally:
+        labels.write_text("0 5\n1 6\n")
+
+
+@pytest.mark.slow
+def test_predict_as_a_command_ends_in_one_line(options, tmp_path):
+    command = [sys.executable, "scripts/predict.py", tmp_path / "none.txt", *options]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"fairseq_pmlm: error: cannot read {tmp_path}/none.txt: No such file or directory"
