@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fairseq_pmlm.errors import PMLMError
+
 ROOT = Path(__file__).parents[1]
 RECIPES = ["cnndm", "fairytaleqa_qg", "gigaword", "scitldr", "squad_qg", "xsum"]
 
@@ -19,7 +21,7 @@ def run(recipe, *args, check=True, **kwargs):
 
 def test_there_is_a_recipe_for_each_data_set():
     found = {path.stem for path in (ROOT / "scripts" / "recipes").glob("*.sh")} - {"recipe"}
-    assert found == set(RECIPES)
+    assert found == {*RECIPES, "glue"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -51,6 +53,63 @@ def test_smoke(tmp_path, recipe, references, metrics):
     again = run(recipe, "--smoke", out)
     assert again.stdout.count("already done") == 8
     assert "\n+ " not in again.stdout
+
+
+@pytest.mark.slow
+def test_smoke_of_a_glue_task(tmp_path):
+    done = run("glue", "--smoke", "MRPC", tmp_path / "out")
+    assert "24 records, 2 epochs: 6 updates of 8 texts, 4 at a time, 2 times" in done.stdout
+    table = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert table[0] == "| best of each training | mean | standard deviation | seed 1 | seed 2 |"
+    assert [row.split(" |")[0] for row in table[2:]] == ["| accuracy", "| f1", "| score", "| at update"]
+    for seed in (1, 2):
+        assert (tmp_path / "out" / f"seed{seed}" / "checkpoint_best.pt").is_file()
+    again = run("glue", "--smoke", "MRPC", tmp_path / "out")
+    assert again.stdout.count("already done") == 7
+
+
+def test_bad_arguments_of_glue(tmp_path):
+    assert "bash scripts/recipes/glue.sh TASK DATA CHECKPOINT OUT" in run("glue", "--help").stdout
+    for args, message in [
+        ([], "TASK is missing: there are CoLA, SST-2"),
+        (["AX", tmp_path], "TASK AX: there are CoLA"),
+        (["RTE", tmp_path], "expected TASK DATA CHECKPOINT OUT, found 2"),
+        (["RTE", tmp_path, tmp_path / "model.pt", "out"], f"there is no checkpoint {tmp_path}/model.pt"),
+        (["RTE", "--seeds", "0"], "--seeds 0: expected a whole number of at least 1"),
+        (["RTE", "--warmup", "2"], "--warmup 2: expected a share of the updates"),
+        (["--smoke", "RTE", "--lr", "1e-5"], "--smoke takes a task and an output directory, and nothing else"),
+    ]:
+        done = run("glue", *args, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"glue: {message}"), done.stderr
+
+
+def logged(path, results):
+    """A log as fairseq-train writes it: (update, score on valid, accuracy on valid1)."""
+    lines = ["begin validation"]
+    for update, score, other in results:
+        lines.append(json.dumps({"valid_score": str(score), "valid_num_updates": str(update)}))
+        lines.append(json.dumps({"valid1_accuracy": str(other), "valid1_num_updates": str(update)}))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def test_mean_and_deviation_are_those_of_the_checkpoints_kept(tmp_path, capsys):
+    import seeds
+
+    logs = [
+        logged(tmp_path / "a.log", [(10, 80.0, 1.0), (20, 90.0, 70.0), (30, 85.0, 99.0)]),
+        logged(tmp_path / "b.log", [(10, 94.0, 50.0), (20, 94.0, 60.0)]),
+    ]
+    seeds.main([str(log) for log in logs])
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| score | 92.00 | 2.83 | 90.00 | 94.00 |",
+        "| accuracy (valid1) | 65.00 | 7.07 | 70.00 | 60.00 |",
+        "| at update | | | 20 | 20 |",
+    ]
+    (tmp_path / "c.log").write_text("begin\n")
+    with pytest.raises(PMLMError, match="no validation with a score"):
+        seeds.main([str(tmp_path / "c.log")])
 
 
 def test_bad_arguments(tmp_path):

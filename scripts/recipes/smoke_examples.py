@@ -5,11 +5,13 @@ python scripts/recipes/smoke_examples.py xsum --destdir smoke-output/xsum/exampl
 """
 
 import argparse
+import functools
 import json
 import random
 from pathlib import Path
 
 from fairseq_pmlm.errors import PMLMError, install_excepthook
+from fairseq_pmlm.glue import TASKS
 from fairseq_pmlm.text import write_text
 
 WHO = ["the farmer", "a doctor", "her brother", "the old king", "a small dog", "the teacher"]
@@ -72,7 +74,24 @@ def fairytaleqa(folder, split, stories):
     lines(folder / f"{split}.jsonl", rows)
 
 
+def glue(name, folder, split, stories):
+    """The files of a GLUE task: the class follows from who did it; of pairs, both texts are sentences of the story."""
+    task = TASKS[name]
+    for candidates in (task.files[key] for key in (split, f"{split}1") if key in task.files):
+        file, table = candidates[-1] if split == "test" else candidates[0]
+        rows = [[*table.texts, *([table.label] if table.label else [])]] if table.header else []
+        for facts, text in stories:
+            number = WHO.index(facts[0][0])
+            label = task.labels[number % len(task.labels)] if task.labels else f"{number}.0"
+            texts = [text, " ".join(facts[1])][: len(table.texts)]
+            cells = dict(zip(table.texts, texts, strict=True)) | {table.label: label}
+            columns = rows[0] if table.header else [str(i + 1) for i in range(table.columns)]
+            rows.append([cells.get(column, "x") for column in columns])
+        lines(folder / file, ["\t".join(row) for row in rows])
+
+
 FORMATS = {
+    **{name: functools.partial(glue, name) for name in TASKS},
     "cnndm": news,
     "xsum": news,
     "gigaword": gigaword,

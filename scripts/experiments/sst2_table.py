@@ -1,0 +1,72 @@
+#!/usr/bin/env python
+"""The table of scripts/experiments/sst2.sh: accuracy on test, what each system is, and what it took.
+
+python scripts/experiments/sst2_table.py OUT --seeds 3 --out OUT/table.md
+"""
+
+import argparse
+import json
+import re
+import statistics
+from pathlib import Path
+
+from fairseq_pmlm.errors import PMLMError, install_excepthook
+from fairseq_pmlm.hub import load
+from fairseq_pmlm.hypotheses import read_segments
+from fairseq_pmlm.text import read_records, write_text
+
+SYSTEMS = {"pretrained": "pre-trained here", "scratch": "the same from random weights", "imported": "imported"}
+
+
+def cost(log: Path) -> tuple[int, float]:
+    """Updates and minutes of a training, from its log.
+
+    Raises:
+        PMLMError: it does not say.
+    """
+    rows = [json.loads(line) for line in read_segments(str(log)) if re.match(r'\{.*"train_wall"', line)]
+    if not rows:
+        raise PMLMError(f"{log}: no end of an epoch; is this the log of a finished training?")
+    return int(rows[-1]["train_num_updates"]), float(rows[-1]["train_wall"]) / 60
+
+
+def main(argv=None) -> None:
+    install_excepthook()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", type=Path, metavar="OUT", help="output directory of sst2.sh")
+    parser.add_argument("--seeds", type=int, required=True, help="trainings of each system")
+    parser.add_argument("--out", required=True, metavar="FILE", help="write the table here")
+    args = parser.parse_args(argv)
+    data = args.folder / "data"
+    wanted = [label for _, (label,) in read_records(str(data / "test.jsonl"), ["label"])]
+    most = max(wanted.count(label) for label in set(wanted)) / len(wanted)
+    lines = [
+        f"| {len(wanted):,} test sentences | parameters | accuracy, mean of {args.seeds} seeds | standard deviation | "
+        "updates | minutes a training |",
+        "|---" * 6 + "|",
+    ]
+    for system, name in SYSTEMS.items():
+        runs = [f"{system}.{seed}" for seed in range(1, args.seeds + 1)]
+        scores = []
+        for run in runs:
+            found = read_segments(str(args.folder / f"{run}.labels"))
+            scores.append(100 * sum(map(str.__eq__, found, wanted)) / len(wanted))
+        costs = [cost(args.folder / "logs" / f"{run}.log") for run in runs]
+        model = load(str(args.folder / runs[0]), "checkpoint_best.pt", str(data)).model
+        size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        spread = f"{statistics.stdev(scores):.2f}" if len(scores) > 1 else "one seed"
+        minutes = statistics.mean(spent for _, spent in costs)
+        lines.append(
+            f"| {name} | {size:.1f} M | {statistics.mean(scores):.2f} | {spread} | {costs[0][0]:,} | {minutes:.1f} |"
+        )
+    updates, minutes = cost(args.folder / "logs" / "pretrain.log")
+    lines += [
+        f"| the most frequent class | | {100 * most:.2f} | | | |",
+        "",
+        f"Pre-training: {updates:,} updates, {minutes:.0f} minutes.",
+    ]
+    write_text(args.out, "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+#!/usr/bin/env python
+"""Mean and standard deviation over trainings that differ in their seeds: a Markdown table of validation results.
+
+    python scripts/seeds.py runs/RTE/logs/seed*.log [--out table.md]
+
+Reads the logs of ``fairseq-train --criterion pmlm_sentence_prediction --log-format json --log-file``. Of each
+training, the validation with the best ``score`` on its first validation set counts, as that is the checkpoint kept.
+"""
+
+import argparse
+import json
+import re
+import statistics
+
+from fairseq_pmlm.errors import PMLMError, install_excepthook
+from fairseq_pmlm.glue import METRICS
+from fairseq_pmlm.text import read_lines, write_text
+
+FIRST = ("valid", "score")
+Results = dict[tuple[str, str], float]
+
+
+def best_results(path: str) -> tuple[int, Results]:
+    """Update of the best validation in a log, and (validation set, metric) -> its results.
+
+    Raises:
+        PMLMError: the log has none.
+    """
+    by_update: dict[int, Results] = {}
+    for _, line in read_lines(path):
+        found = re.search(r'"(valid\w*)_num_updates"', line)
+        if found is None or not line.startswith("{"):
+            continue
+        split, values = found[1], json.loads(line)
+        results = by_update.setdefault(int(values[f"{split}_num_updates"]), {})
+        for metric in (*METRICS, "score"):
+            if f"{split}_{metric}" in values:
+                results[split, metric] = float(values[f"{split}_{metric}"])
+    scored = [(results[FIRST], update) for update, results in by_update.items() if FIRST in results]
+    if not scored:
+        raise PMLMError(f"{path}: no validation with a score; is this the log of a finished training?")
+    _, best = max(scored)  # of equal ones the last, as fairseq does
+    return best, by_update[best]
+
+
+def table(logs: list[str]) -> str:
+    """A row for each metric: mean, standard deviation, and the value of each training."""
+    found = [best_results(path) for path in logs]
+    seeds = " | ".join(f"seed {i + 1}" for i in range(len(logs)))
+    rows = [
+        f"| best of each training | mean | standard deviation | {seeds} |",
+        "|---" * (3 + len(logs)) + "|",
+    ]
+    for split, metric in found[0][1]:
+        values = [results[split, metric] for _, results in found]
+        spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "one seed"
+        name = metric if split == "valid" else f"{metric} ({split})"
+        rows.append(f"| {name} | {statistics.mean(values):.2f} | {spread} | {' | '.join(f'{v:.2f}' for v in values)} |")
+    rows.append(f"| at update | | | {' | '.join(str(update) for update, _ in found)} |")
+    return "\n".join(rows) + "\n"
+
+
+def main(argv=None) -> None:
+    install_excepthook()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("logs", nargs="+", help="logs of trainings, in the order of their seeds")
+    parser.add_argument("--out", metavar="FILE", help="write the table here instead of to standard output")
+    args = parser.parse_args(argv)
+    text = table(args.logs)
+    if args.out:
+        write_text(args.out, text)
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
