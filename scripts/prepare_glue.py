@@ -158,6 +158,8 @@ def find_labels(args: argparse.Namespace, inputs, bpe) -> tuple[str, ...]:
     if not labels:
         reader = Reader("train", *inputs["train"], args, bpe)
         labels = tuple(sorted({record.label for record in reader.read()}))
+        if not reader.records:
+            raise PMLMError(f"{args.train}: no records with text")
     for label in labels:
         if not label or re.search(r"\s", label) or label in (*FAIRSEQ_SYMBOLS, "<mask>"):
             raise PMLMError(f"{args.train}: the label {label!r} is no word that fairseq's label dictionary can hold")

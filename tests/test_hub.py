@@ -28,6 +28,15 @@ HEAD = "sentence_classification_head"
 EXACT = {"rtol": 0, "atol": 2e-5}  # packed products round differently
 
 
+def write_vocabulary(folder):
+    """A WordPiece vocab.txt and its dict.txt in *folder*; the path of the first."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys([*TEXT, *"abcdefg", "##s"])]
+    path = str(folder / "vocab.txt")
+    wordpiece.write_vocabulary(path, pieces, wordpiece.implied_settings(pieces))
+    bpe.write_dictionary(str(folder / "dict.txt"), tokenizer_files.symbols(path))
+    return path
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """data-bin/reviews and checkpoints/reviews, with a model of random weights and two heads."""
@@ -35,11 +44,7 @@ def place(tmp_path_factory):
     data, checkpoints = place / "data-bin" / "reviews", place / "checkpoints" / "reviews"
     data.mkdir(parents=True)
     checkpoints.mkdir(parents=True)
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TEXT, *"abcdefg", "##s"]
-    vocabulary = str(data / "vocab.txt")
-    pieces = list(dict.fromkeys(pieces))
-    wordpiece.write_vocabulary(vocabulary, pieces, wordpiece.implied_settings(pieces))
-    bpe.write_dictionary(str(data / "dict.txt"), tokenizer_files.symbols(vocabulary))
+    vocabulary = write_vocabulary(data)
     torch.manual_seed(0)
     options = {
         "encoder_layers": 2,
