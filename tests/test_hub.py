@@ -16,6 +16,7 @@ from test_heads import segments
 from test_prepare import call
 
 from fairseq_pmlm import bpe, tokenizer_files, wordpiece
+from fairseq_pmlm.checkpoints.export import export_checkpoint
 from fairseq_pmlm.checkpoints.importing import fairseq_checkpoint
 from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.model import PMLMModel
@@ -183,6 +184,13 @@ def test_what_cannot_be_loaded_or_asked(hub, place, tmp_path):
     with pytest.raises(PMLMError, match=r"1 of 2 texts are longer .* \(the first is number 2, with 62 tokens\)"):
         hub.predict_texts(HEAD, ["a", "a " * 60])
     assert hub.predict_texts(HEAD, ["a " * 60], truncate=True).shape == (1, 2)
+
+
+def test_an_export_says_which_heads_it_leaves_out(place, tmp_path):
+    path = str(place / "checkpoints/reviews/checkpoint_best.pt")
+    said = export_checkpoint(path, str(place / "data-bin/reviews"), str(tmp_path / "export"), "auto", False)
+    assert "left out, as such files hold no heads of ours: classification_heads.sentence_classification_head;" in said
+    assert said.endswith("classification_heads.stars")
 
 
 def test_examples_of_the_readme(place, monkeypatch):

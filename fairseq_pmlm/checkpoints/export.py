@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .. import binarize, identity
+from .. import binarize, heads, identity
 from ..bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS
 from ..errors import PMLMError
 from ..loading import torch_load
@@ -75,6 +75,7 @@ def export_checkpoint(path: str, vocab_from: str, save_dir: str, kind: str = "au
                 tensors["cls.predictions.decoder_weight"] = tensors["bert.embeddings.word_embeddings.weight"]
             torch.save(tensors, file, _use_new_zipfile_serialization=False)  # their torch is 1.2
     own = ", [P] in a row of its own" if "<pseudo>" in words.symbols else ", [P] in the row of [MASK]"
+    own += "".join(f"; left out, as such files hold no heads of ours: {path}" for path in heads.find(state))
     return f"{save_dir}: {kind}, {len(tensors)} tensors, {len(words.symbols):,} pieces{own}"
 
 
