@@ -4,14 +4,12 @@ Each reader yields the texts of a record as they are, and where they stand: clea
 ones is for ``scripts/prepare_seq2seq.py``.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from .errors import PMLMError, describe
-from .text import Counts, kind, read_lines, read_records
-
-SQUAD_VERSIONS = ("1.1", "v1.1", "2.0", "v2.0")
+from .errors import PMLMError
+from .squad.reader import SquadFile
+from .text import Counts, read_lines, read_records
 
 
 class Record(NamedTuple):
@@ -85,44 +83,13 @@ class Squad:
         """Records in the order of the file.
 
         Raises:
-            PMLMError: it cannot be read, is no SQuAD file or of another version, or an answer is empty or not where
-                the file says; file and id are named.
+            PMLMError: see :class:`~fairseq_pmlm.squad.reader.SquadFile`.
         """
-        data = self.load()
-        version = data.get("version")
-        if version not in SQUAD_VERSIONS:
-            raise PMLMError(f"{self.path}: SQuAD version {version!r}; known are {', '.join(SQUAD_VERSIONS)}")
-        try:
-            for article in data["data"]:
-                for paragraph in article["paragraphs"]:
-                    for question in paragraph["qas"]:
-                        self.counts.lines += 1
-                        if question.get("is_impossible") or not question["answers"]:
-                            self.impossible += 1
-                            continue
-                        yield self.record(paragraph["context"], question)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise PMLMError(f"{self.path}: not built like a SQuAD file ({describe(error)})") from None
-
-    def record(self, passage: str, question: dict) -> Record:
-        where = f"{self.path}, id {question['id']}"
-        answer, start = question["answers"][0]["text"], question["answers"][0]["answer_start"]
-        if not answer.strip():
-            raise PMLMError(f"{where}: the answer is empty")
-        found = passage[start : start + len(answer)]
-        if found != answer or start < 0:
-            hint = "it stands elsewhere" if answer in passage else "it is nowhere in the passage"
-            raise PMLMError(f"{where}: the answer {answer!r} should stand at {start}, where there is {found!r}; {hint}")
-        source = [(f"{where}, answer", answer), (f"{where}, context", passage)]
-        return Record(source, [(f"{where}, question", question["question"])])
-
-    def load(self) -> dict:
-        self.counts.files += 1
-        text = "\n".join(line for _, line in read_lines(self.path, self.counts))
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise PMLMError(f"{self.path}: broken JSON ({describe(error)})") from None
-        if not isinstance(data, dict):
-            raise PMLMError(f"{self.path}: not a JSON object with version and data, but {kind(data)}")
-        return data
+        for paragraph in SquadFile(self.path, self.counts).paragraphs():
+            for question in paragraph.questions:
+                if not question.answers:
+                    self.impossible += 1
+                    continue
+                where = question.where
+                source = [(f"{where}, answer", question.answers[0].text), (f"{where}, context", paragraph.passage)]
+                yield Record(source, [(f"{where}, question", question.text)])

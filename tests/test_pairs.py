@@ -108,7 +108,10 @@ def test_squad(tmp_path, read):
 
 def test_squad_without_answers(tmp_path):
     data = squad("v2.0", is_impossible=True, answers=[])
-    data["data"][0]["paragraphs"] += squad("v2.0", is_impossible=False)["data"][0]["paragraphs"]
+    answered = squad("v2.0", is_impossible=False)["data"][0]["paragraphs"]
+    for question in answered[0]["qas"]:
+        question["id"] += "b"
+    data["data"][0]["paragraphs"] += answered
     reader = Squad(str(write(tmp_path / "dev.json", data)), Counts())
     assert len(list(reader.read())) == 2
     assert reader.impossible == 2
@@ -121,8 +124,8 @@ def test_squad_without_answers(tmp_path):
         ({"data": []}, "SQuAD version None"),
         ([], "not a JSON object with version and data, but a list"),
         ("{", "broken JSON"),
-        ({"version": "1.1", "data": [{}]}, r"not built like a SQuAD file \(KeyError: 'paragraphs'\)"),
-        ({"version": "1.1", "data": [[]]}, "not built like a SQuAD file"),
+        ({"version": "1.1", "data": [{}]}, r"data\[0\]: no key 'paragraphs' \(there is no key at all\)"),
+        ({"version": "1.1", "data": [[]]}, r"data\[0\]: not a JSON object, but a list"),
         ({"version": "1.1", "data": []}, "no records with a source and a target"),
         (squad(answers=[{"text": " ", "answer_start": 2}]), "id q1: the answer is empty"),
         (

@@ -1,0 +1,1 @@
+"""Extractive question answering: SQuAD's JSON in, windows over passages, spans out."""
