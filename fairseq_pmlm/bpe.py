@@ -14,12 +14,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Iterable, Optional
 
+import numpy as np
 import sentencepiece
 from fairseq.data.encoders import BPE_REGISTRY, register_bpe
 from fairseq.dataclass import FairseqDataclass
 from omegaconf.errors import MissingMandatoryValue
 
 from .errors import PMLMError, describe
+from .extents import extents
 from .text import clean_line, write_text
 
 SPACE = "\u2581"  # how sentencepiece spells a space
@@ -152,6 +154,17 @@ class PMLMSentencepiece:
         return " ".join(
             self._unknown(piece) if i == self.unk else self.symbols[i] for i, piece in zip(ids, pieces, strict=True)
         )
+
+    def encode_with_extents(self, x: str) -> tuple[list[str], np.ndarray]:
+        """The symbols of :meth:`encode`, and where each stands in *x*; see :func:`~fairseq_pmlm.extents.extents`."""
+        clean = clean_line(x)
+        if hasattr(self.model, "EncodeAsOffsetMapping"):  # sentencepiece 0.2.2 and later
+            found = self.model.EncodeAsOffsetMapping(clean)
+            pieces, spans = found["pieces"], found["offsets"]
+        else:
+            found = self.model.EncodeAsImmutableProto(clean).pieces
+            pieces, spans = [piece.piece for piece in found], [(piece.begin, piece.end) for piece in found]
+        return self.encode(x).split(), extents(x, spans, [not piece.strip(SPACE) for piece in pieces])
 
     def _unknown(self, surface: str) -> str:
         """An unknown surface is passed on, for fairseq to count as replaced, unless something could know it."""

@@ -8,12 +8,14 @@ numbers for symbols, and two files that it downloads.
 import os
 from dataclasses import dataclass, field
 
+import numpy as np
 import tokenizers
 from fairseq.data.encoders import BPE_REGISTRY, register_bpe
 from fairseq.dataclass import FairseqDataclass
 
 from .bpe import FAIRSEQ_SYMBOLS, SPECIAL, UNK, name_pieces, option
 from .errors import PMLMError, describe
+from .extents import extents
 from .text import clean_line, read_json, read_lines
 
 SPACE = "\u0120"  # how byte-level BPE spells a space
@@ -126,6 +128,12 @@ class PMLMByteBPE:
     def encode(self, x: str) -> str:
         """Symbols separated by spaces; never a special one, whatever *x* spells."""
         return " ".join([self.symbols[i] for i in self.tokenizer.encode(clean_line(x), add_special_tokens=False).ids])
+
+    def encode_with_extents(self, x: str) -> tuple[list[str], np.ndarray]:
+        """The symbols of :meth:`encode`, and where each stands in *x*; see :func:`~fairseq_pmlm.extents.extents`."""
+        found = self.tokenizer.encode(clean_line(x), add_special_tokens=False)
+        blank = [not piece.strip(SPACE) for piece in found.tokens]
+        return [self.symbols[i] for i in found.ids], extents(x, found.offsets, blank)
 
     def decode(self, x: str) -> str:
         """Text from symbols separated by spaces. Special symbols stay as they are spelled."""

@@ -11,12 +11,14 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple, Optional
 
+import numpy as np
 import tokenizers
 from fairseq.data.encoders import BPE_REGISTRY, register_bpe
 from fairseq.dataclass import FairseqDataclass
 
 from .bpe import SPECIAL, UNK, name_pieces, option
 from .errors import PMLMError, describe
+from .extents import extents
 from .text import clean_line, read_json, read_lines, write_text
 
 # what BERT calls the symbols of fairseq
@@ -175,6 +177,11 @@ class PMLMWordPiece:
     def encode(self, x: str) -> str:
         """Symbols separated by spaces, ``<unk>`` for a word that no pieces spell; never another special one."""
         return " ".join([self.symbols[i] for i in self.tokenizer.encode(clean_line(x), add_special_tokens=False).ids])
+
+    def encode_with_extents(self, x: str) -> tuple[list[str], np.ndarray]:
+        """The symbols of :meth:`encode`, and where each stands in *x*; see :func:`~fairseq_pmlm.extents.extents`."""
+        found = self.tokenizer.encode(clean_line(x), add_special_tokens=False)
+        return [self.symbols[i] for i in found.ids], extents(x, found.offsets, [False] * len(found))
 
     def decode(self, x: str) -> str:
         """Text from symbols separated by spaces; special symbols stay as they are spelled.
