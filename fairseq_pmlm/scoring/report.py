@@ -13,13 +13,14 @@ def format_table(*scores: Scores, differences: Mapping[str, Difference] = {}, no
     second table of *differences* to another system, if there are any.
     """
     bootstrapped = any(value.low is not None for part in scores for value in part.values.values())
-    lines = [f"{'metric':<10} {'score':>6}"]
+    width = max(10, *(len(name) for part in scores for name in part.values))
+    lines = [f"{'metric':<{width}} {'score':>6}"]
     if bootstrapped:
         lines[0] += f"   {100 * scores[0].confidence:g} % interval"
     for part in scores:
         for name, value in part.values.items():
             bounds = "" if value.low is None else f"   {value.low:6.2f} .. {value.high:6.2f}"
-            lines.append(f"{name:<10} {value.mean:6.2f}{bounds}")
+            lines.append(f"{name:<{width}} {value.mean:6.2f}{bounds}")
     empty = f", {scores[0].empty} of them with an empty hypothesis" if scores[0].empty else ""
     lines.append(f"{scores[0].segments} segments{empty}")
     lines += [*notes, *(part.signature for part in scores)]
