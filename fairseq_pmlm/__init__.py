@@ -12,8 +12,10 @@ compat.apply()
 from . import bpe, byte_bpe, layer_decay, model, scoring, wordpiece  # noqa: E402, F401
 from .criterions import pmlm as _pmlm_criterion  # noqa: E402, F401
 from .criterions import pmlm_seq2seq as _pmlm_seq2seq_criterion  # noqa: E402, F401
+from .criterions import pmlm_squad as _pmlm_squad_criterion  # noqa: E402, F401
 from .criterions import sentence_prediction as _sentence_prediction_criterion  # noqa: E402, F401
 from .tasks import pmlm as _pmlm_task  # noqa: E402, F401
 from .tasks import pmlm_seq2seq as _pmlm_seq2seq_task  # noqa: E402, F401
+from .tasks import pmlm_squad as _pmlm_squad_task  # noqa: E402, F401
 
 __version__ = "0.1.0"

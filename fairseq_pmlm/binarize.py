@@ -36,13 +36,18 @@ OURS = re.compile(
 )
 
 
-def add_common_arguments(parser: ArgumentParser) -> None:
+def add_output_arguments(parser: ArgumentParser) -> None:
     """Options that all prepare scripts have."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--destdir", required=True, metavar="DIR", help="directory to write; appears when complete")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the corpus in --destdir (refused if it holds other files)"
     )
+
+
+def add_common_arguments(parser: ArgumentParser) -> None:
+    """Those, and what comes with calling ``fairseq-preprocess``."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    add_output_arguments(parser)
     parser.add_argument(
         "--workers",
         type=positive,

@@ -1,7 +1,7 @@
 """Understanding: a text as context alone, and the heads that tasks put on what the backbone makes of it.
 
 A head lives in the model under a path, which its keys in the state dict begin with: ``classification_heads.NAME`` as in
-fairseq's RoBERTa, any number of them. :data:`KINDS` says what can stand there.
+fairseq's RoBERTa, any number of them; ``span_head``. :data:`KINDS` says what can stand there.
 """
 
 import logging
@@ -96,8 +96,23 @@ class ClassificationHead(nn.Module):
         return len(tensors["out_proj.weight"]), len(tensors["dense.weight"])
 
 
+class SpanHead(PackableLinear):
+    """Where an answer starts and where it ends: two logits for every slot."""
+
+    def __init__(self, dim: int):
+        super().__init__(dim, 2)
+
+    @classmethod
+    def like(cls, cfg, tensors: dict[str, Tensor]) -> "SpanHead":
+        """A head for a model with options *cfg*; all of them are alike."""
+        return cls(cfg.encoder_embed_dim)
+
+    def differs(self, tensors: dict[str, Tensor]) -> Optional[str]:
+        return None
+
+
 # What stands at the beginning of a head's path -> its class. A class has the methods ``like`` and ``differs``.
-KINDS = {"classification_heads": ClassificationHead}
+KINDS = {"classification_heads": ClassificationHead, "span_head": SpanHead}
 
 
 def path_of(key: str) -> Optional[str]:

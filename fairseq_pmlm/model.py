@@ -284,6 +284,7 @@ class PMLMModel(BaseFairseqModel):
         chunk: int = CHUNK,
         features_only: bool = False,
         classification_head_name: Optional[str] = None,
+        spans: bool = False,
     ):
         """Logits or losses of the predicting slots, or features.
 
@@ -309,8 +310,9 @@ class PMLMModel(BaseFairseqModel):
             target: int64 (predictions,), what these are to predict: losses are returned and not logits.
             distribution, chunk: as for :func:`projection_loss`.
 
-        Or texts that are only read (*src_tokens*, and *features_only* or the name of a head) -> a tuple: features
-        (batch, source, dim), or what the head says of each text, (batch, classes); and None.
+        Or texts that are only read (*src_tokens*, and *features_only*, the name of a head, or *spans*) -> a tuple:
+        features (batch, source, dim), what the head says of each text, (batch, classes), or what the span head says of
+        each slot, (batch, source, 2); and None.
         """
         # The loss gives the tied embedding a dense gradient; on a CPU another one takes longer to allocate than to use.
         tied = self.output_layer.weight is self.backbone.embed_tokens.weight
@@ -321,6 +323,8 @@ class PMLMModel(BaseFairseqModel):
             )
             x = x if wanted is None else x.flatten(0, 1)[wanted]
             return self.output_layer(x) if target is None else self.output_layer.loss(x, target, distribution, chunk)
+        if spans:
+            return self.span_head(self.read(src_tokens)), None
         if features_only or classification_head_name is not None:
             return self.read(src_tokens, classification_head_name), None
         if not self.training:  # corruption is for training, whatever the data set
