@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fairseq import utils
@@ -9,7 +10,7 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.logging import metrics
 from torch import Tensor
 
-from ..squad.validation import AnswerMeter, Judged
+from ..squad.validation import Judged, summarize
 from ..squad.windows import UNKNOWN
 
 
@@ -55,13 +56,16 @@ class PMLMSquadCriterion(FairseqCriterion):
         metrics.log_scalar("loss", total["loss"] / max(windows, 1) / math.log(2), windows, round=3)
         if windows:
             metrics.log_scalar("accuracy", 100 * total["ncorrect"] / windows, windows, round=2)
-        for log in logging_outputs:
-            if "judged" not in log:
-                continue
-            version = log["version"]
-            metrics.log_custom(lambda version=version: AnswerMeter(version), "_answers", log["judged"].rows)
-            for name in ("exact", "f1") + (("best_exact", "best_f1") if version == "2.0" else ()):
-                metrics.log_derived(name, lambda meters, name=name: round(meters["_answers"].scores[name], 2))
+        version = next((log["version"] for log in logging_outputs if "version" in log), None)
+        if version is None:  # training
+            return
+        rows = np.concatenate([log["judged"].rows for log in logging_outputs if "judged" in log])
+        metrics.log_concat_tensor("_windows", torch.from_numpy(rows))
+        for name in ("exact", "f1") + (("best_exact", "best_f1") if version == "2.0" else ()):
+            metrics.log_derived(
+                name,
+                lambda meters, name=name: round(summarize(meters["_windows"].tensor.numpy(), version)[name], 2),
+            )
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

@@ -136,7 +136,7 @@ class SquadDataset(FairseqDataset):
             yield WindowAnswers(question, passage, float(row[0].sum()), spans)
 
     def judge(self, sample, logits: Tensor, longest: int) -> list[tuple[float, ...]]:
-        """What :class:`~fairseq_pmlm.squad.validation.AnswerMeter` keeps of each window of a batch: its question, the
+        """What :func:`~fairseq_pmlm.squad.validation.summarize` wants of each window of a batch: its question, the
         scores of the best span and of <s>, exact match and F1 of that span (0..1), whether there is an answer."""
         rows = []
         for found in self.decode(sample, logits, longest, count=1):

@@ -1,16 +1,13 @@
 """Exact match and F1 over a whole validation set, whose windows come in batches of any order, in any process."""
 
-from typing import Optional
-
 import numpy as np
-from fairseq.logging.meters import Meter
 
 from ..scoring.squad import EVEN, best_threshold
 from .spans import no_answer_probability
 
 
 class Judged(int):
-    """A number of windows, which carries what :meth:`SquadDataset.judge` says of them.
+    """A number of windows, which carries what ``SquadDataset.judge`` says of them.
 
     It travels as a logging output; fairseq-validate shows those to the user, and only knows how to show numbers.
     """
@@ -24,44 +21,16 @@ class Judged(int):
         return judged
 
 
-class AnswerMeter(Meter):
-    """Collects windows; :attr:`scores` has the metrics over the questions that they belong to, 0..100."""
-
-    def __init__(self, version: str):
-        self.version = version
-        self.reset()
-
-    def reset(self):
-        self.parts: list[np.ndarray] = []
-        self.known: Optional[dict[str, float]] = None
-
-    def update(self, rows: np.ndarray):
-        """Add float64 (windows, 6), see :meth:`~fairseq_pmlm.squad.dataset.SquadDataset.judge`."""
-        self.parts.append(rows)
-        self.known = None
-
-    def state_dict(self):  # validation starts anew each time
-        return {"version": self.version}
-
-    def load_state_dict(self, state_dict):
-        self.version = state_dict["version"]
-        self.reset()
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """``exact`` and ``f1`` of the best span of all windows of a question; for version 2.0 "no answer" where <s> has
-        a larger score, and ``best_exact`` and ``best_f1`` with the best threshold instead."""
-        if self.known is None:
-            self.known = summarize(np.concatenate(self.parts), self.version)
-        return self.known
-
-    @property
-    def smoothed_value(self) -> float:
-        return self.scores["f1"]
-
-
 def summarize(rows: np.ndarray, version: str) -> dict[str, float]:
-    """See :attr:`AnswerMeter.scores`; *rows* is what the meter collects."""
+    """Metrics over questions, 0..100.
+
+    ``exact`` and ``f1`` of the best span of all windows of a question; for version 2.0, "no answer" where <s> has a
+    larger score, and ``best_exact`` and ``best_f1`` with the best threshold instead.
+
+    Args:
+        rows: float64 (windows, 6), see :meth:`~fairseq_pmlm.squad.dataset.SquadDataset.judge`.
+        version: "1.1" or "2.0".
+    """
     question, best, null, exact, f1, has = rows.T
     order = np.lexsort((-best, question))  # the best window of each question first
     first = np.concatenate([[True], np.diff(question[order]) > 0])
