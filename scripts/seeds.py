@@ -2,9 +2,11 @@
 """Mean and standard deviation over trainings that differ in their seeds: a Markdown table of validation results.
 
     python scripts/seeds.py runs/RTE/logs/seed*.log [--out table.md]
+    python scripts/seeds.py runs/squad/answers*/scores.json
 
 Reads the logs of ``fairseq-train --criterion pmlm_sentence_prediction --log-format json --log-file``. Of each
 training, the validation with the best ``score`` on its first validation set counts, as that is the checkpoint kept.
+Or the scores.json that scripts/predict_squad.py and scripts/score.py write.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import statistics
 
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.glue import METRICS
-from fairseq_pmlm.text import read_lines, write_text
+from fairseq_pmlm.text import read_json, read_lines, write_text
 
 FIRST = ("valid", "score")
 Results = dict[tuple[str, str], float]
@@ -43,9 +45,30 @@ def best_results(path: str) -> tuple[int, Results]:
     return best, by_update[best]
 
 
+def results_of(path: str) -> tuple[str, Results]:
+    """Where the results in a log or in a scores.json come from, and the results.
+
+    Raises:
+        PMLMError: see :func:`best_results`; the file holds no scores.
+    """
+    if not path.endswith(".json"):
+        update, results = best_results(path)
+        return str(update), results
+    try:
+        scores = {("valid", name): float(value["score"]) for name, value in read_json(path)["scores"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        scores = {}
+    if not scores:
+        raise PMLMError(f"{path} holds no scores")
+    return "", scores
+
+
 def table(logs: list[str]) -> str:
     """A row for each metric: mean, standard deviation, and the value of each training."""
-    found = [best_results(path) for path in logs]
+    found = [results_of(path) for path in logs]
+    for path, (_, results) in zip(logs, found, strict=True):
+        if results.keys() != found[0][1].keys():
+            raise PMLMError(f"{path} has other metrics than {logs[0]}")
     seeds = " | ".join(f"seed {i + 1}" for i in range(len(logs)))
     rows = [
         f"| best of each training | mean | standard deviation | {seeds} |",
@@ -56,14 +79,15 @@ def table(logs: list[str]) -> str:
         spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "one seed"
         name = metric if split == "valid" else f"{metric} ({split})"
         rows.append(f"| {name} | {statistics.mean(values):.2f} | {spread} | {' | '.join(f'{v:.2f}' for v in values)} |")
-    rows.append(f"| at update | | | {' | '.join(str(update) for update, _ in found)} |")
+    if found[0][0]:
+        rows.append(f"| at update | | | {' | '.join(update for update, _ in found)} |")
     return "\n".join(rows) + "\n"
 
 
 def main(argv=None) -> None:
     install_excepthook()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("logs", nargs="+", help="logs of trainings, in the order of their seeds")
+    parser.add_argument("logs", nargs="+", help="logs of trainings, or their scores, in the order of their seeds")
     parser.add_argument("--out", metavar="FILE", help="write the table here instead of to standard output")
     args = parser.parse_args(argv)
     text = table(args.logs)

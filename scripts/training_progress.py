@@ -13,7 +13,8 @@ import sys
 import time
 
 LOGGED = re.compile(r"\| (INFO|WARNING|ERROR) \| (\S+) \| (.*)$")
-SHOWN = ("loss", "ae_loss", "par_loss", "nll_loss", "ae_accuracy", "par_accuracy", "accuracy", "score", "lr", "wps")
+SHOWN = ("loss", "ae_loss", "par_loss", "nll_loss", "ae_accuracy", "par_accuracy", "accuracy", "score")
+SHOWN += ("exact", "f1", "best_f1", "lr", "wps")
 
 
 def main():

@@ -1,6 +1,7 @@
 """The recipes: whole runs on examples made on the spot, the arithmetic of their batches, and what they refuse."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def run(recipe, *args, check=True, **kwargs):
 
 def test_there_is_a_recipe_for_each_data_set():
     found = {path.stem for path in (ROOT / "scripts" / "recipes").glob("*.sh")} - {"recipe"}
-    assert found == {*RECIPES, "glue"}
+    assert found == {*RECIPES, "glue", "squad"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -112,6 +113,49 @@ def test_mean_and_deviation_are_those_of_the_checkpoints_kept(tmp_path, capsys):
         seeds.main([str(tmp_path / "c.log")])
 
 
+def test_smoke_of_squad(tmp_path):
+    out = tmp_path / "out"
+    done = run("squad", "--smoke", out)
+    assert re.search(r"\d+ windows, 2 epochs: \d+ updates of 8 windows, 4 at a time, 2 times", done.stdout)
+    table = (out / "table.md").read_text().splitlines()
+    rows = {line.split(" | ")[0][2:]: line.split(" | ")[1:] for line in table[2:]}
+    for i, seed in enumerate((1, 2)):
+        scores = json.loads((out / f"answers{seed}" / "scores.json").read_text())
+        assert scores["segments"] == 6
+        assert float(rows["f1"][2 + i].rstrip(" |")) == pytest.approx(scores["scores"]["f1"]["score"], abs=0.006)
+        assert len(json.loads((out / f"answers{seed}" / "predictions.json").read_text())) == 6
+    assert {"HasAns_f1", "NoAns_f1", "best_f1"} <= rows.keys()
+    again = run("squad", "--smoke", out)
+    assert again.stdout.count("already done") == 9
+    assert "\n+ " not in again.stdout
+
+
+def test_help_of_squad_and_bad_arguments(tmp_path):
+    text = run("squad", "--help").stdout
+    assert "bash scripts/recipes/squad.sh DATA CHECKPOINT OUT [options]" in text
+    assert "#" not in text
+    for name in ("model.pt", "dict.txt"):
+        (tmp_path / name).touch()
+    places = [tmp_path, tmp_path / "model.pt", tmp_path / "out"]
+    for args, message in [
+        (places[:2], "expected DATA CHECKPOINT OUT, found 2"),
+        (["--version", "1.2"], "--version 1.2: expected 1.1 or 2.0"),
+        (["--seeds", "0"], "--seeds 0: expected a whole number of at least 1"),
+        (["--warmup", "1.5", *places], "--warmup 1.5: expected a share of the updates, less than 1"),
+        (["--smoke", "--seeds", "3"], "--smoke takes an output directory and nothing else"),
+        (places, f"{tmp_path} holds no train-v1.1.json with dev-v1.1.json, nor the same of v2.0"),
+        (["--version", "2.0", *places], f"{tmp_path} holds no train-v2.0.json with dev-v2.0.json"),
+    ]:
+        done = run("squad", *args, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"squad: {message}"), done.stderr
+    for version in ("1.1", "2.0"):
+        for part in ("train", "dev"):
+            (tmp_path / f"{part}-v{version}.json").touch()
+    assert "both versions of SQuAD; give --version" in run("squad", *places, check=False).stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_bad_arguments(tmp_path):
     data, checkpoint = tmp_path / "data", tmp_path / "model.pt"
     for args, message in [
@@ -162,3 +206,20 @@ def test_updates_hold_the_sentences_published(batch):
     done = shell("divide_batch", BATCH=batch, DEVICES=7, SENTENCES=8)
     assert done.returncode == 2
     assert f"{batch} sentences an update cannot be shared by 7 devices" in done.stderr
+
+
+def test_seeds_of_scores(tmp_path, capsys):
+    import seeds
+
+    for seed, f1 in ((1, 50.0), (2, 60.0)):
+        scores = {"f1": {"score": f1, "low": None, "high": None}, "exact": {"score": 40.0}}
+        (tmp_path / f"{seed}.json").write_text(json.dumps({"scores": scores}))
+    seeds.main([str(tmp_path / "1.json"), str(tmp_path / "2.json")])
+    table = capsys.readouterr().out.splitlines()
+    assert table[2:] == ["| f1 | 55.00 | 7.07 | 50.00 | 60.00 |", "| exact | 40.00 | 0.00 | 40.00 | 40.00 |"]
+    (tmp_path / "2.json").write_text('{"scores": {"f1": {"score": 1}}}')
+    with pytest.raises(PMLMError, match=r"2\.json has other metrics than .*1\.json"):
+        seeds.main([str(tmp_path / "1.json"), str(tmp_path / "2.json")])
+    (tmp_path / "2.json").write_text('{"scores": 3}')
+    with pytest.raises(PMLMError, match=r"2\.json holds no scores"):
+        seeds.main([str(tmp_path / "2.json")])

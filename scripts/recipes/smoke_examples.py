@@ -58,6 +58,19 @@ def squad(folder, split, stories):
     write_text(folder / f"{name}.json", json.dumps(data))
 
 
+def answers(folder, split, stories):
+    """SQuAD 2.0 with its two published files; every fifth question asks for what the story does not tell."""
+    paragraphs = []
+    for number, ((who, did, what, where), *_), text in ((i, *pair) for i, pair in enumerate(stories)):
+        known = number % 5 < 4
+        answer = {"text": what, "answer_start": text.index(what)}
+        question = f"What was it that {who} {did} {where}?" if known else f"Why was it that {who} {did} {where}?"
+        entry = {"id": f"{split}{number}", "question": question, "is_impossible": not known}
+        paragraphs.append({"context": text, "qas": [entry | {"answers": [answer] if known else []}]})
+    name = {"train": "train-v2.0", "valid": "dev-v2.0"}.get(split, split)
+    write_text(folder / f"{name}.json", json.dumps({"version": "v2.0", "data": [{"paragraphs": paragraphs}]}))
+
+
 def scitldr(folder, split, stories):
     rows = []
     for facts, text in stories:
@@ -96,6 +109,7 @@ FORMATS = {
     "xsum": news,
     "gigaword": gigaword,
     "squad_qg": squad,
+    "squad": answers,
     "scitldr": scitldr,
     "fairytaleqa_qg": fairytaleqa,
 }
