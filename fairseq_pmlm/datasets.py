@@ -74,13 +74,17 @@ class Lines(FairseqDataset):
         start = int(self.start[first])
         return tokens[start : start + int(ends[-1])], ends
 
-    def first_token(self, line: int) -> int:
-        """How many tokens stand before *line*, where every line is one piece."""
-        if is_memory_mapped(self.dataset):  # in the index file already, in bytes, and with each </s>
-            return int(self.dataset._index[line][0]) // np.dtype(self.dataset._index.dtype).itemsize - line
+    def line_of(self, token: int) -> tuple[int, int]:
+        """The line of the text's *token* and how many tokens stand before it, where every line is one piece."""
+        lines = range(len(self))
+        if is_memory_mapped(self.dataset):  # where lines start stands in the index file, in bytes, and with each </s>
+            pointers, width = self.dataset._index._pointers, np.dtype(self.dataset._index.dtype).itemsize
+            line = bisect_right(lines, token, key=lambda line: pointers[line] // width - line) - 1
+            return line, int(pointers[line]) // width - line
         if not hasattr(self, "_first_tokens"):
             self._first_tokens = np.cumsum(self.sizes, dtype=np.int64) - self.sizes
-        return int(self._first_tokens[line])
+        line = int(np.searchsorted(self._first_tokens, token, side="right")) - 1
+        return line, int(self._first_tokens[line])
 
     def read(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`span`, of lines.
@@ -175,10 +179,9 @@ class TextBlocks:
             first, offset, last = (int(x) for x in self.blocks.block_to_dataset_index[index])
             return first, offset, last
         start = int(index) * self.block_size
-        pieces = range(len(self.lines))
-        first = bisect_right(pieces, start, key=self.lines.first_token) - 1
-        last = bisect_right(pieces, start + int(self.sizes[index]) - 1, lo=first, key=self.lines.first_token) - 1
-        return first, start - self.lines.first_token(first), last
+        first, before = self.lines.line_of(start)
+        last, _ = self.lines.line_of(start + int(self.sizes[index]) - 1)
+        return first, start - before, last
 
 
 class PMLMDataset(FairseqDataset):
@@ -241,7 +244,7 @@ class PMLMDataset(FairseqDataset):
         tokens, line_ends = self.blocks[index]
         rng = masking.generator(self.seed, self.epoch, index)
         if len(tokens) > 1:
-            cut = int(rng.choice(line_ends)) if len(line_ends) else int(rng.integers(1, len(tokens)))
+            cut = int(line_ends[rng.integers(len(line_ends))] if len(line_ends) else rng.integers(1, len(tokens)))
             tokens = np.concatenate([[self.bos], tokens[:cut], [self.eos], tokens[cut:], [self.eos]])
             segments = (np.arange(len(tokens)) > cut + 1).astype(np.int64)
         else:

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Lint and all tests. Sets up .venv on first use. Arguments go to pytest: bash scripts/test.sh -m "not slow"
+# Lint and all tests, one process a core. Sets up .venv on first use. Arguments go to pytest:
+#
+#   bash scripts/test.sh -m "not slow"
+#   bash scripts/test.sh -n 0 -k name       in this process, as a debugger wants it
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh test
+source scripts/setup.sh # what the scripts under test would set up, each by itself
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 ruff check .
 ruff format --check .
-exec python -m pytest "$@"
+exec python -m pytest -n "$(nproc)" --dist worksteal "$@"
