@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LOG2_E = 1 / math.log(2)
-HEADS = 2  # at a time: their scores of 512 x 512 slots are 2 MB
+SCORES = 2**19  # at a time, 2 MB: two heads of 512 x 512 slots
 
 
 def applies(x: Tensor) -> bool:
@@ -79,7 +79,7 @@ class DroppedAttention(torch.autograd.Function):
         weights = queries.new_empty(batch, heads, rows, keys.size(2))
         sums = queries.new_empty(batch, heads, rows, 1)
         out = queries.new_empty(batch, rows, heads, size).transpose(1, 2)
-        for at in groups(batch, heads):
+        for at in groups(batch, heads, rows * keys.size(2)):
             e = torch.bmm(scaled[at], keys[at].transpose(1, 2), out=weights[at])
             if mask is not None:
                 e.add_(part(mask, at), alpha=LOG2_E)
@@ -104,7 +104,7 @@ class DroppedAttention(torch.autograd.Function):
         grad_over_sums, queries_over_sums, scale_over_sums = grad / sums, queries * (scale / sums), scale / sums
         of_queries, of_keys, of_values = (torch.empty_like(x) for x in (queries, keys, values))
         of_mask = grad.new_zeros(ctx.mask_shape) if ctx.needs_input_grad[3] else None
-        for at in groups(*queries.shape[:2]):
+        for at in groups(*weights.shape[:2], weights.size(2) * weights.size(3)):
             e = weights[at]
             kept = e.clamp_min(0)
             of_values[at] = torch.bmm(kept.transpose(1, 2), grad_over_sums[at])
@@ -118,11 +118,12 @@ class DroppedAttention(torch.autograd.Function):
         return of_queries, of_keys, of_values, of_mask, None
 
 
-def groups(batch: int, heads: int):
-    """Indices of a few heads of one example each, through all."""
+def groups(batch: int, heads: int, scores: int):
+    """Indices of a few heads of one example each, through all; a head has so many *scores*."""
+    few = max(1, SCORES // scores)
     for b in range(batch):
-        for h in range(0, heads, HEADS):
-            yield b, slice(h, min(h + HEADS, heads))
+        for h in range(0, heads, few):
+            yield b, slice(h, min(h + few, heads))
 
 
 def part(mask: Tensor, at: tuple[int, slice]) -> Tensor:

@@ -8,6 +8,7 @@ size asked for. Files are made in --directory (default: where temporary files go
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -31,7 +32,7 @@ def repeat(data: str, bytes_wanted: float, directory: str) -> int:
         once = file.read()
     times = max(1, round(bytes_wanted / len(once)))
     with open(os.path.join(directory, "train.bin"), "wb") as file:
-        for _ in tqdm(range(times), desc="repeating", unit="time", leave=False):
+        for _ in tqdm(range(times), desc="repeating", unit="time", leave=False, mininterval=2):
             file.write(once)
     dtype = text._index.dtype
     with MMapIndexedDataset.Index.writer(os.path.join(directory, "train.idx"), dtype) as index:
@@ -49,12 +50,18 @@ def first_update(directory: str) -> tuple[float, float]:
     command += ["--task", "pmlm", "--criterion", "pmlm", "--arch", "pmlm_tiny", "--optimizer", "adam", "--lr", "1e-4"]
     command += ["--max-tokens", "8000", "--max-update", "1", "--disable-validation", "--no-save", "--num-workers", "0"]
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(output[-3000:])
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
+    peak = 0
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        while process.poll() is None:  # what the system says of a process that has ended counts its parent's memory too
+            with contextlib.suppress(OSError), open(f"/proc/{process.pid}/status", encoding="ascii") as status:
+                peak = max([peak, *(int(line.split()[1]) for line in status if line.startswith("VmHWM"))])
+            time.sleep(0.05)
+        seconds = time.perf_counter() - start
+        if process.returncode:
+            output.seek(0)
+            raise SystemExit(output.read()[-3000:])
+    return seconds, peak * 1024
 
 
 def main():
