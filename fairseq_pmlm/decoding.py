@@ -40,7 +40,7 @@ def seq2seq_slots(
         pseudo_tokens: int64 (batch, target), what the [P] slots show, or None for [P] everywhere.
 
     Returns:
-        the arguments of :meth:`fairseq_pmlm.model.Backbone.forward`.
+        the arguments of :meth:`fairseq_pmlm.backbone.Backbone.forward`.
     """
     if pseudo_tokens is None:
         pseudo_tokens = torch.full_like(prev_output_tokens, pseudo_index)
@@ -78,7 +78,7 @@ def lay_out(
         pad: index of <pad>.
 
     Returns:
-        the arguments of :meth:`fairseq_pmlm.model.Backbone.forward`; segments are 0 for sources and 1 for targets.
+        the arguments of :meth:`fairseq_pmlm.backbone.Backbone.forward`; segments are 0 for sources and 1 for targets.
     """
     batch, source = src_tokens.shape
     # A slot of padding would stand beyond the longest text, and must see something: the context.

@@ -29,7 +29,7 @@ def encoder_slots(tokens: Tensor, eos: int, num_segments: int) -> dict:
         num_segments: rows of the segment table; with one, everything has segment 0.
 
     Returns:
-        the arguments of :meth:`fairseq_pmlm.model.Backbone.forward`, without queries.
+        the arguments of :meth:`fairseq_pmlm.backbone.Backbone.forward`, without queries.
     """
     ends = tokens.eq(eos).long()
     return {

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def mark_layers(backbone: nn.Module) -> None:
-    """Name the group of every parameter of a :class:`~fairseq_pmlm.model.Backbone`: ``layer0``, ..., ``embeddings``.
+    """Name the group of every parameter of a :class:`~fairseq_pmlm.backbone.Backbone`: ``layer0``, ..., ``embeddings``.
 
     What belongs to no layer, the relative position bias among it, goes with the embeddings; parameters of heads have
     no such attribute, which fairseq calls the group ``default``.

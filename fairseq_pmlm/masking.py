@@ -119,3 +119,11 @@ def corrupt(
         shown,
     )
     return np.where(draw < leave_unmasked_prob, tokens, shown)
+
+
+def ordinary_types(dictionary) -> np.ndarray:
+    """int64 (types,): indices of the symbols that text can hold: neither special nor ``madeupword`` padding."""
+    special = {"<s>", "<pad>", "</s>", "<unk>", "<mask>", "<pseudo>"}
+    return np.array(
+        [i for i, s in enumerate(dictionary.symbols) if s not in special and not s.startswith("madeupword")], np.int64
+    )

@@ -20,7 +20,8 @@ import numpy as np
 from fairseq.data import ListDataset, data_utils
 
 from fairseq_pmlm import layout, tokenizer_files
-from fairseq_pmlm.datasets import OBJECTIVES, PMLMDataset, TextBlocks
+from fairseq_pmlm.blocks import TextBlocks
+from fairseq_pmlm.datasets import OBJECTIVES, PMLMDataset
 from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.tasks.base import load_dictionary
 from fairseq_pmlm.text import replacing

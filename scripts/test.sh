@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh test
 source scripts/setup.sh # what the scripts under test would set up, each by itself
+cores=$(env -u OMP_NUM_THREADS nproc) # which would say OMP_NUM_THREADS
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 ruff check .
 ruff format --check .
-exec python -m pytest -n "$(nproc)" --dist worksteal "$@"
+exec python -m pytest -n "$cores" --dist worksteal "$@"

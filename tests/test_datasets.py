@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from reference import small_dictionary
 
 from fairseq_pmlm import masking
-from fairseq_pmlm.datasets import Corruption, CutDataset, PMLMDataset, PseudoMaskedPairDataset, TextBlocks
+from fairseq_pmlm.blocks import TextBlocks
+from fairseq_pmlm.datasets import PMLMDataset
 from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.pair_datasets import Corruption, CutDataset, PseudoMaskedPairDataset
 from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
 
 BOS, PAD, EOS, MASK, PSEUDO = 0, 1, 2, 34, 35

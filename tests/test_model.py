@@ -196,7 +196,7 @@ def test_heads_can_start_by_looking_nearby():
 
 def test_initialization():
     model = small_model(layers=2, seed=1)
-    from fairseq_pmlm.model import Backbone
+    from fairseq_pmlm.backbone import Backbone
     from fairseq_pmlm.options import PMLMConfig
 
     torch.manual_seed(0)
@@ -217,7 +217,7 @@ def test_architectures_have_the_published_sizes(name, millions):
 
     from fairseq.models import ARCH_CONFIG_REGISTRY
 
-    from fairseq_pmlm.model import Layer
+    from fairseq_pmlm.backbone import Layer
     from fairseq_pmlm.options import PMLMConfig
 
     args = Namespace()

@@ -10,7 +10,8 @@ from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import SAMPLE_BREAK_MODE_CHOICES
 from omegaconf import II, MISSING
 
-from ..datasets import OBJECTIVES, PMLMDataset, TextBlocks
+from ..blocks import TextBlocks
+from ..datasets import OBJECTIVES, PMLMDataset
 from ..errors import PMLMError
 from .base import PMLMBaseTask, load_dictionary
 

@@ -16,10 +16,10 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
-from ..datasets import Corruption, CutDataset, PseudoMaskedPairDataset
 from ..errors import PMLMError
 from ..generator import EARLY_STOPS, LENGTH_PENALTIES, Generator
 from ..options import seq2seq_limits
+from ..pair_datasets import Corruption, CutDataset, PseudoMaskedPairDataset
 from ..search import check_options
 from .base import MissingDataError, PMLMBaseTask, load_dictionary
 

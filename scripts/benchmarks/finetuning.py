@@ -35,9 +35,9 @@ from peers import build_fairseq, build_ours, describe_machine, dictionary, print
 
 from fairseq_pmlm.attention import Visibility
 from fairseq_pmlm.criterions.pmlm_seq2seq import PMLMSeq2SeqCriterion
-from fairseq_pmlm.datasets import Corruption, CutDataset, PseudoMaskedPairDataset
 from fairseq_pmlm.decoding import seq2seq_slots
 from fairseq_pmlm.layout import visible
+from fairseq_pmlm.pair_datasets import Corruption, CutDataset, PseudoMaskedPairDataset
 
 SMOOTHING = 0.1
 

@@ -42,8 +42,9 @@ from fairseq.optim.adam import Adam
 from peers import build_ours, describe_machine, dictionary, print_table, take_turns
 
 from fairseq_pmlm.attention import Visibility
+from fairseq_pmlm.blocks import TextBlocks
 from fairseq_pmlm.criterions.pmlm import PMLMCriterion
-from fairseq_pmlm.datasets import PMLMDataset, TextBlocks
+from fairseq_pmlm.datasets import PMLMDataset
 from fairseq_pmlm.layout import visible
 
 OBJECTIVES = {"ours": ["ae+par"], "ae": ["ae"], "par": ["par"], "twice": ["ae", "par"], "dense": ["ae+par"]}
