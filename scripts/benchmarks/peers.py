@@ -75,6 +75,31 @@ def print_table(times: dict[str, list[float]], amount: float, unit: str, referen
         print(f"| {name} | {amount / statistics.median(seconds):,.2f} | {ratio:.2f} |")
 
 
+def draw_multiples(times: dict[str, list[float]], reference: str, title: str, path: str) -> None:
+    """The table of :func:`print_table` as bars, with the range over rounds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    ratios = {
+        name: [x / own for x, own in zip(seconds, times[reference], strict=True)] for name, seconds in times.items()
+    }
+    middle = [statistics.median(found) for found in ratios.values()]
+    ends = [[m - min(found) for m, found in zip(middle, ratios.values(), strict=True)]]
+    ends.append([max(found) - m for m, found in zip(middle, ratios.values(), strict=True)])
+    figure, axes = pyplot.subplots(figsize=(7, 1 + 0.35 * len(times)), layout="constrained")
+    axes.barh(list(ratios), middle, xerr=ends, color=["#888888" if x == reference else "#4477aa" for x in ratios])
+    axes.invert_yaxis()
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlabel(f"time of a step, as a multiple of {reference}")
+    axes.set_title(title, fontsize=9)
+    for name in ("top", "right"):
+        axes.spines[name].set_visible(False)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
 def describe_machine() -> str:
     """For the line under a table."""
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads"

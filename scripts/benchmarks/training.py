@@ -39,7 +39,7 @@ from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
 from fairseq.data import Dictionary, data_utils, indexed_dataset
 from fairseq.models.roberta import RobertaModel
 from fairseq.optim.adam import Adam
-from peers import build_ours, describe_machine, dictionary, print_table, take_turns
+from peers import build_ours, describe_machine, dictionary, draw_multiples, print_table, take_turns
 
 from fairseq_pmlm.attention import Visibility
 from fairseq_pmlm.blocks import TextBlocks
@@ -108,23 +108,24 @@ def build_roberta(args, symbols) -> RobertaModel:
     return RobertaModel.build_model(options, Namespace(source_dictionary=symbols))
 
 
-def attend_densely(model):
-    """Let every layer attend by one dense mask over all slots, in place of the two products."""
+def densely(model):
+    """A forward pass of the backbone in which all layers attend by one dense mask, in place of the two products."""
 
-    def dense(tokens, steps):
+    def mask(tokens, positions, steps):
         hidden = ~visible(steps, steps) | tokens.eq(model.dictionary.pad())[:, None]
-        return Visibility(None, torch.zeros(hidden.shape, device=hidden.device).masked_fill(hidden, -math.inf)[:, None])
+        bias = model.backbone.relative_bias
+        scores = torch.zeros((), device=hidden.device) if bias is None else bias(positions, positions)
+        return Visibility(None, scores.masked_fill(hidden[:, None], -math.inf))
 
-    def patched(tokens, positions, segments, steps, context_length, queries, context_queries, sparse):
+    def forward(tokens, positions, segments, steps, context_length, queries, context_queries, sparse):
         x = model.backbone.embed(tokens, positions, segments, sparse)
-        seen = dense(tokens, steps)
+        seen = mask(tokens, positions, steps)
         for layer in model.backbone.layers[:-1]:
             x = layer(x, seen, 0)
         # the last layer as ours has it: queries of predicting slots alone
         return model.backbone.layers[-1](x, seen, 0, queries, 0)
 
-    model.backbone.forward = patched
-    return model
+    return forward
 
 
 def training(model, losses, args):
@@ -149,20 +150,29 @@ def training(model, losses, args):
 def build(name, blocks, args, symbols):
     """The system *name*, ready to take --batches steps at each call."""
     torch.manual_seed(1)
-    task = Namespace(source_dictionary=symbols, target_dictionary=symbols)
     if name == "roberta":
+        task = Namespace(source_dictionary=symbols, target_dictionary=symbols)
         batches = batches_of(PMLMDataset(blocks, symbols, "ae"), args)
         batches = [masked_lm_batch(batch, symbols) for batch in batches]
         model, criterion = build_roberta(args, symbols), MaskedLmLoss(MaskedLmConfig(tpu=False), task)
         return training(model, [lambda b=b: criterion(model, b)[0] for b in batches], args)
-    batches = [batches_of(PMLMDataset(blocks, symbols, objective), args) for objective in OBJECTIVES[name]]
-    options = {"dropout": args.dropout, "attention_dropout": args.attention_dropout, "max_positions": args.tokens}
-    model = build_ours(args.layers, args.width, symbols, relative_positions=args.relative_positions, **options)
+    model = build_pmlm(args, symbols)
     if name == "dense":
-        attend_densely(model)
-    criterion = PMLMCriterion(task)
-    losses = [lambda b=b: criterion(model, b)[0] for passes in zip(*batches, strict=True) for b in passes]
-    return training(model, losses, args)
+        model.backbone.forward = densely(model)
+    return training(model, pmlm_losses(model, blocks, args, symbols, OBJECTIVES[name]), args)
+
+
+def build_pmlm(args, symbols):
+    """Our model."""
+    options = {"dropout": args.dropout, "attention_dropout": args.attention_dropout, "max_positions": args.tokens}
+    return build_ours(args.layers, args.width, symbols, relative_positions=args.relative_positions, **options)
+
+
+def pmlm_losses(model, blocks, args, symbols, objectives=("ae+par",)):
+    """The loss of each batch as a function, for all of *objectives* before the next batch."""
+    criterion = PMLMCriterion(Namespace(source_dictionary=symbols, target_dictionary=symbols))
+    batches = [batches_of(PMLMDataset(blocks, symbols, objective), args) for objective in objectives]
+    return [lambda b=b: criterion(model, b)[0] for passes in zip(*batches, strict=True) for b in passes]
 
 
 def compare(args, symbols):
@@ -180,6 +190,8 @@ def compare(args, symbols):
             f"{args.rounds} rounds of {args.batches} steps"
         )
         print_table(times, args.batches * args.sentences * length, "tokens", args.reference)
+        if args.chart:
+            draw_multiples(times, args.reference, f"{args.size}, {length} tokens", args.chart.format(length=length))
         found[length] = times
     return found
 
@@ -250,6 +262,7 @@ def main():
     parser.add_argument("--memory", action="store_true", help="instead: peak memory of each system")
     parser.add_argument("--peak-of-one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--data-rate", action="store_true", help="instead: speed of masking, layout and collation")
+    parser.add_argument("--chart", metavar="FILE", help="draw the table: PNG, SVG or PDF; {length} is --tokens")
     parser.add_argument("--json", metavar="FILE", help="write everything measured here, in seconds or bytes")
     args = parser.parse_args()
     args.layers, args.width = map(int, args.size.split("x"))
