@@ -4,8 +4,9 @@
     python scripts/benchmarks/ablations.py --size 6x384
     python scripts/benchmarks/ablations.py --size 12x768 --rounds 3 --only linear loss
 
-In place of what is switched off stands the plain way to compute the same. All share one model, optimizer and batch, and
-take turns; what is printed are medians over rounds. See training.py for the other options.
+In place of what is switched off stands the plain way to compute the same. All share one model, optimizer and batch.
+Before each step without something comes one with everything on, and the ratio is that of the two, as machines drift;
+what is printed are medians over rounds. On a machine that others use, --threads 1 --cpu-time disturbs least.
 
 linear             oneDNN's matrix products: torch's own
 dropout            dropout by 16 random bits a value: torch's own
@@ -20,7 +21,9 @@ embedding          a sparse gradient of the tied embedding's inputs: a dense one
 
 import argparse
 import contextlib
+import statistics
 import sys
+import time
 from unittest import mock
 
 import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
@@ -28,7 +31,7 @@ import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet
 # isort: split
 import torch
 import torch.nn.functional as F
-from peers import describe_machine, dictionary, draw_multiples, print_table, take_turns
+from peers import describe_machine, dictionary, draw_ratios, print_ratios
 from torch import nn
 from training import blocks_of_text, build_pmlm, densely, pmlm_losses, training
 
@@ -157,11 +160,15 @@ def main():
     parser.add_argument("--attention-dropout", type=float, default=0.1, help="default: %(default)s")
     parser.add_argument("--relative-positions", action="store_true", help="with relative position bias")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of all (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
+    parser.add_argument("--cpu-time", action="store_true", help="count processor time")
     parser.add_argument("--only", nargs="+", choices=SWITCHES, default=list(SWITCHES), help="what to switch off")
     parser.add_argument("--chart", metavar="FILE", help="draw the table (PNG, SVG or PDF)")
     args = parser.parse_args()
     args.layers, args.width = map(int, args.size.split("x"))
     args.data, args.device, args.bf16, args.batches = None, "cpu", False, 1
+    if args.threads:
+        torch.set_num_threads(args.threads)
     symbols = dictionary(args.types)
     model = build_pmlm(args, symbols)
     step = training(model, pmlm_losses(model, blocks_of_text(args, symbols), args, symbols), args)
@@ -173,17 +180,31 @@ def main():
 
         return run
 
-    systems = {"everything on": step, **{f"without {name}": without(name) for name in args.only}}
-    take_turns(systems, 1)  # the first steps allocate
-    times = take_turns(systems, args.rounds)
+    step()  # the first one allocates
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    ratios, seconds = {}, []
+    for name in args.only:
+        with SWITCHES[name](model):
+            step()
+        ratios[name] = []
+    for _ in range(args.rounds):
+        for name in args.only:
+            start = clock()
+            step()
+            middle = clock()
+            with SWITCHES[name](model):
+                step()
+            ratios[name].append((clock() - middle) / (middle - start))
+            seconds.append(middle - start)
     title = (
         f"{args.size}, {len(symbols)} types, {args.sentences} x {args.tokens} tokens, dropout {args.dropout}, of "
         f"attention {args.attention_dropout}{', relative positions' if args.relative_positions else ''}"
     )
-    print(f"{title}; {describe_machine()}, {args.rounds} rounds\n")
-    print_table(times, args.sentences * args.tokens, "tokens", "everything on")
+    print(f"{title}; {describe_machine()}, {args.rounds} rounds{', processor time' if args.cpu_time else ''}")
+    print(f"everything on: {args.sentences * args.tokens / statistics.median(seconds):,.0f} tokens/s\n")
+    print_ratios(ratios, "without", "everything on")
     if args.chart:
-        draw_multiples(times, "everything on", title, args.chart)
+        draw_ratios(ratios, "everything on", title, args.chart)
 
 
 if __name__ == "__main__":

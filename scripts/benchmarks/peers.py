@@ -69,26 +69,37 @@ def take_turns(systems: dict, rounds: int, clock=time.perf_counter) -> dict[str,
 def print_table(times: dict[str, list[float]], amount: float, unit: str, reference: str = "ours") -> None:
     """Medians of *amount* per second, and the median over rounds of each system's time as a multiple of one's."""
     name_of = reference if reference in times else next(iter(times))
+    ratios = ratios_of(times, name_of)
     print(f"| system | {unit}/s | time, as a multiple of {name_of} |\n|---|---|---|")
     for name, seconds in times.items():
-        ratio = statistics.median(other / own for other, own in zip(seconds, times[name_of], strict=True))
-        print(f"| {name} | {amount / statistics.median(seconds):,.2f} | {ratio:.2f} |")
+        print(f"| {name} | {amount / statistics.median(seconds):,.2f} | {statistics.median(ratios[name]):.2f} |")
 
 
-def draw_multiples(times: dict[str, list[float]], reference: str, title: str, path: str) -> None:
-    """The table of :func:`print_table` as bars, with the range over rounds."""
+def ratios_of(times: dict[str, list[float]], reference: str) -> dict[str, list[float]]:
+    """Each system's time as a multiple of the *reference*'s, in each round."""
+    return {
+        name: [x / own for x, own in zip(seconds, times[reference], strict=True)] for name, seconds in times.items()
+    }
+
+
+def print_ratios(ratios: dict[str, list[float]], what: str, reference: str) -> None:
+    """Medians and ranges over rounds."""
+    print(f"| {what} | time, as a multiple of {reference} | range |\n|---|---|---|")
+    for name, found in ratios.items():
+        print(f"| {name} | {statistics.median(found):.2f} | {min(found):.2f} to {max(found):.2f} |")
+
+
+def draw_ratios(ratios: dict[str, list[float]], reference: str, title: str, path: str) -> None:
+    """Medians as bars, with their ranges over rounds."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    ratios = {
-        name: [x / own for x, own in zip(seconds, times[reference], strict=True)] for name, seconds in times.items()
-    }
     middle = [statistics.median(found) for found in ratios.values()]
     ends = [[m - min(found) for m, found in zip(middle, ratios.values(), strict=True)]]
     ends.append([max(found) - m for m, found in zip(middle, ratios.values(), strict=True)])
-    figure, axes = pyplot.subplots(figsize=(7, 1 + 0.35 * len(times)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(7, 1 + 0.35 * len(ratios)), layout="constrained")
     axes.barh(list(ratios), middle, xerr=ends, color=["#888888" if x == reference else "#4477aa" for x in ratios])
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)

@@ -39,7 +39,7 @@ from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
 from fairseq.data import Dictionary, data_utils, indexed_dataset
 from fairseq.models.roberta import RobertaModel
 from fairseq.optim.adam import Adam
-from peers import build_ours, describe_machine, dictionary, draw_multiples, print_table, take_turns
+from peers import build_ours, describe_machine, dictionary, draw_ratios, print_table, ratios_of, take_turns
 
 from fairseq_pmlm.attention import Visibility
 from fairseq_pmlm.blocks import TextBlocks
@@ -191,7 +191,12 @@ def compare(args, symbols):
         )
         print_table(times, args.batches * args.sentences * length, "tokens", args.reference)
         if args.chart:
-            draw_multiples(times, args.reference, f"{args.size}, {length} tokens", args.chart.format(length=length))
+            draw_ratios(
+                ratios_of(times, args.reference),
+                args.reference,
+                f"{args.size}, {length} tokens",
+                args.chart.format(length=length),
+            )
         found[length] = times
     return found
 
