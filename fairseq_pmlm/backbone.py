@@ -93,10 +93,9 @@ class Backbone(nn.Module):
         self.offload_activations = cfg.offload_activations
         self.compiled = torch.compile(call, dynamic=True, fullgraph=True) if cfg.compile else call
 
-    def embed(self, tokens: Tensor, positions: Tensor, segments: Tensor, sparse: bool = False) -> Tensor:
-        """int64 (batch, slots) each -> (batch, slots, dim); *sparse*: of few types, as the gradient will say."""
-        x = F.embedding(tokens, self.embed_tokens.weight, self.padding_idx, sparse=sparse)
-        x = x + self.embed_positions(positions) + self.embed_segments(segments)
+    def embed(self, tokens: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+        """int64 (batch, slots) each -> (batch, slots, dim)"""
+        x = self.embed_tokens(tokens) + self.embed_positions(positions) + self.embed_segments(segments)
         return self.dropout(self.layernorm_embedding(x))
 
     def forward(
@@ -108,7 +107,6 @@ class Backbone(nn.Module):
         context_length: int,
         queries: Optional[Tensor] = None,
         context_queries: int = 0,
-        sparse: bool = False,
     ) -> Tensor:
         """Hidden states of the last layer.
 
@@ -119,13 +117,12 @@ class Backbone(nn.Module):
             queries: int64 (batch, selected), slots whose output is wanted, context slots first; None for all. Keys and
                 values are all that the last layer computes for the others.
             context_queries: how many leading columns of *queries* name context slots.
-            sparse: give the token embedding a sparse gradient, for one who adds it to a dense one.
 
         Returns:
             (batch, slots or selected, dim)
         """
         padding = tokens.eq(self.padding_idx)
-        x = self.embed(tokens, positions, segments, sparse)
+        x = self.embed(tokens, positions, segments)
         seen = visibility(padding, positions, steps, context_length, self.relative_bias, x.dtype)
         for layer in self.layers[:-1]:
             x = self.run(layer, x, seen, context_length)

@@ -144,13 +144,8 @@ class PMLMModel(BaseFairseqModel):
         features (batch, source, dim), what the head says of each text, (batch, classes), or what the span head says of
         each slot, (batch, source, 2); and None.
         """
-        # The loss gives the tied embedding a dense gradient; on a CPU another one takes longer to allocate than to use.
-        tied = self.output_layer.weight is self.backbone.embed_tokens.weight
-        sparse = target is not None and tied and self.output_layer.weight.device.type == "cpu"
         if src_tokens is None:
-            x = self.backbone(
-                tokens, positions, segments, steps, context_length, queries, context_queries, sparse=sparse
-            )
+            x = self.backbone(tokens, positions, segments, steps, context_length, queries, context_queries)
             x = x if wanted is None else x.flatten(0, 1)[wanted]
             return self.output_layer(x) if target is None else self.output_layer.loss(x, target, distribution, chunk)
         if spans:
@@ -170,7 +165,7 @@ class PMLMModel(BaseFairseqModel):
             )
         source = slots["segments"].eq(0)
         slots["segments"] = torch.where(source, self.cfg.source_segment, self.cfg.target_segment)
-        x = self.backbone(**slots, sparse=sparse)
+        x = self.backbone(**slots)
         x = x if wanted is None else x.flatten(0, 1)[wanted]
         if target is not None:
             return self.output_layer.loss(x, target, distribution, chunk)

@@ -21,7 +21,7 @@ def loss_and_gradients(model, loss):
     model.zero_grad(set_to_none=True)
     value = loss()
     value.backward()
-    return value.item(), {name: p.grad.to_dense() for name, p in model.named_parameters() if p.grad is not None}
+    return value.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("relative_positions", [False, True])

@@ -16,7 +16,6 @@ masks              masks and relative position bias once for a batch: once for a
 last-layer         the last layer for predicting slots alone: for all slots
 predictions        scores of the vocabulary for predicting slots alone: for all slots
 loss               projection and cross-entropy as one, in chunks: scores, then F.cross_entropy
-embedding          a sparse gradient of the tied embedding's inputs: a dense one
 """
 
 import argparse
@@ -58,8 +57,8 @@ def dense_mask(model):
 def masks_for_each_layer(model):
     net = model.backbone
 
-    def forward(tokens, positions, segments, steps, context_length, queries, context_queries, sparse):
-        x = net.embed(tokens, positions, segments, sparse)
+    def forward(tokens, positions, segments, steps, context_length, queries, context_queries):
+        x = net.embed(tokens, positions, segments)
         for layer in net.layers:
             seen = backbone.visibility(
                 tokens.eq(net.padding_idx), positions, steps, context_length, net.relative_bias, x.dtype
@@ -74,8 +73,8 @@ def masks_for_each_layer(model):
 def whole_last_layer(model):
     original = model.backbone.forward
 
-    def forward(tokens, positions, segments, steps, context_length, queries, context_queries, sparse):
-        x = original(tokens, positions, segments, steps, context_length, sparse=sparse)
+    def forward(tokens, positions, segments, steps, context_length, queries, context_queries):
+        x = original(tokens, positions, segments, steps, context_length)
         return attention.gather_slots(x, queries)
 
     return replace((model.backbone, "forward", forward))
@@ -86,10 +85,10 @@ def scores_of_all_slots(model):
     original = model.backbone.forward
     selected = []
 
-    def forward(tokens, positions, segments, steps, context_length, queries, context_queries, sparse):
+    def forward(tokens, positions, segments, steps, context_length, queries, context_queries):
         first = torch.arange(len(queries))[:, None] * tokens.size(1)
         selected[:] = [(first + queries).flatten()]
-        x = original(tokens, positions, segments, steps, context_length, sparse=sparse)
+        x = original(tokens, positions, segments, steps, context_length)
         selected.append(x.flatten(0, 1))
         return attention.gather_slots(x, queries)
 
@@ -123,11 +122,6 @@ def losses(scores, target):
     return projection_loss.Losses(rows.sum(), rows.detach(), rows.detach(), scores.argmax(-1).eq(target))
 
 
-def dense_gradient(model):
-    original = model.backbone.embed
-    return replace((model.backbone, "embed", lambda *slots, sparse=False: original(*slots[:3])))
-
-
 SWITCHES = {
     "linear": no_onednn,
     "dropout": plain_dropout,
@@ -137,7 +131,6 @@ SWITCHES = {
     "last-layer": whole_last_layer,
     "predictions": scores_of_all_slots,
     "loss": plain_loss,
-    "embedding": dense_gradient,
 }
 
 

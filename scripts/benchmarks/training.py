@@ -117,8 +117,8 @@ def densely(model):
         scores = torch.zeros((), device=hidden.device) if bias is None else bias(positions, positions)
         return Visibility(None, scores.masked_fill(hidden[:, None], -math.inf))
 
-    def forward(tokens, positions, segments, steps, context_length, queries, context_queries, sparse):
-        x = model.backbone.embed(tokens, positions, segments, sparse)
+    def forward(tokens, positions, segments, steps, context_length, queries, context_queries):
+        x = model.backbone.embed(tokens, positions, segments)
         seen = mask(tokens, positions, steps)
         for layer in model.backbone.layers[:-1]:
             x = layer(x, seen, 0)
