@@ -1,8 +1,8 @@
 """What the prepare scripts share: encode in parallel, call fairseq's preprocessing, publish a directory at once."""
 
 import contextlib
-import multiprocessing
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -11,9 +11,7 @@ import subprocess
 import sys
 import threading
 from argparse import ArgumentParser
-from collections import Counter, deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Iterable, Iterator
 
@@ -25,6 +23,7 @@ from .bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, UNK
 from .errors import PMLMError
 from .text import read_lines
 from .wordpiece import CONFIG
+from .workers import in_order
 
 ENCODED = "encoded"  # folder of the text files that fairseq's preprocessing reads
 CHUNK = 1 << 16  # characters that go to a worker at a time; no part of the output depends on it
@@ -32,7 +31,7 @@ CHUNK = 1 << 16  # characters that go to a worker at a time; no part of the outp
 OURS = re.compile(
     "|".join(map(re.escape, (*tokenizer_files.KINDS, CONFIG)))
     + rf"|dict(\.\w+)?\.txt|{ENCODED}|(train|valid|test)(\.src-tgt\.(src|tgt))?\.(bin|idx)"
-    + r"|(train|valid|test)\.(src|tgt|ref\d+)\.txt"
+    + r"|(train|valid|test)\.(src|tgt|ref\d+)\.txt|report\.json|plan|shard\d+"
 )
 
 
@@ -102,11 +101,19 @@ def building(
     while not os.path.isdir(folder):
         made.append(folder)
         folder = os.path.dirname(folder)
-    leftovers = [entry for entry in os.listdir(folder) if entry.startswith(f".{name}.building-")] if not made else []
-    if leftovers:
-        print(f"note: {os.path.join(parent, leftovers[0])} is left from a run that was killed, unless one is going on")
+    building = f".{name}.building-{platform.node()}-"
+    for entry in os.listdir(folder) if not made else ():
+        number = entry.removeprefix(building)
+        path = os.path.join(parent, entry)
+        if (
+            number != entry and number.isdigit() and not _is_running(int(number))
+        ):  # never the only copy of what was there
+            shutil.rmtree(path, ignore_errors=True)
+            print(f"note: removed {path}, left from a run that was killed")
+        elif entry.startswith(f".{name}.building-"):
+            print(f"note: {path} is left from a run that was killed, unless one is going on")
 
-    temporary = os.path.join(parent, f".{name}.building-{os.getpid()}")
+    temporary = os.path.join(parent, f"{building}{os.getpid()}")
     previous = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _exit)  # clean up when asked to stop, as after Ctrl-C
@@ -137,6 +144,16 @@ def building(
             with contextlib.suppress(OSError):
                 for folder in made:
                     os.rmdir(folder)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _exit(signum, frame):
@@ -170,21 +187,13 @@ def is_empty(text: str, bpe) -> bool:
 _bpe = None  # of this worker process
 
 
-def _start_worker(model: str) -> None:
+def _load(model: str) -> None:
     global _bpe
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which stops its workers
-    threading.Thread(target=_follow_parent, daemon=True).start()
     _bpe = tokenizer_files.load(model)
 
 
-def _follow_parent() -> None:
-    multiprocessing.parent_process().join()  # a pool whose parent was killed would wait for work for ever
-    os._exit(1)
-
-
-def _encode_chunk(lines: list[str], bpe=None) -> tuple[list[str], Counter]:
-    encoded = [(bpe or _bpe).encode(line) for line in lines]
+def _encode_chunk(lines: list[str]) -> tuple[list[str], Counter]:
+    encoded = [_bpe.encode(line) for line in lines]
     return encoded, Counter(symbol for line in encoded for symbol in line.split())
 
 
@@ -198,29 +207,6 @@ def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def _encode_chunks(lines: Iterable[str], model: str, workers: int) -> Iterator[tuple[list[str], list[str], Counter]]:
-    """Raw lines, encoded lines and symbol counts of one chunk after the other, in the order of *lines*."""
-    if workers == 1:
-        bpe = tokenizer_files.load(model)
-        for chunk in _chunks(lines):
-            yield chunk, *_encode_chunk(chunk, bpe)
-        return
-    with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(model,)) as pool:
-        pending = deque()  # bounded: a corpus larger than memory must pass through
-        try:
-            for chunk in _chunks(lines):
-                pending.append((chunk, pool.submit(_encode_chunk, chunk)))
-                if len(pending) > 4 * workers:
-                    chunk, result = pending.popleft()
-                    yield chunk, *result.result()
-            for chunk, result in pending:
-                yield chunk, *result.result()
-        except BrokenProcessPool:
-            raise PMLMError("a worker process was killed, perhaps for want of memory; try fewer --workers") from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def encode_file(source: str, target: str, model: str, workers: int, total: int, label: str) -> Encoded:
@@ -246,9 +232,9 @@ def encode_file(source: str, target: str, model: str, workers: int, total: int, 
     with (
         open(target, "w", encoding="utf-8", newline="\n") as out,
         tqdm(total=total, desc=label, unit=" lines", unit_scale=True, disable=None) as bar,
-        contextlib.closing(_encode_chunks(lines, model, workers)) as chunks,
+        contextlib.closing(in_order(_encode_chunk, _chunks(lines), workers, _load, (model,))) as chunks,
     ):
-        for raw, encoded, symbols in chunks:
+        for raw, (encoded, symbols) in chunks:
             for text, line in zip(raw, encoded, strict=True):
                 if not text:
                     between = count.lines > 0
@@ -269,6 +255,17 @@ def encode_file(source: str, target: str, model: str, workers: int, total: int, 
     return count
 
 
+def preprocess_options(options: list[str], workers: int) -> list[str]:
+    """*options* of fairseq-preprocess, to be run in the directory that it writes, with that many processes."""
+    # fairseq's first "worker" is the parent, which starts on its share only when all others are done.
+    return [*options, "--destdir", ".", "--workers", str(workers + 1 if workers > 1 else 1)]
+
+
+def preprocess_command(destdir: str, options: list[str], workers: int) -> str:
+    """The same as a person types it."""
+    return f"cd {shlex.quote(destdir)} && {shlex.join(['fairseq-preprocess', *preprocess_options(options, workers)])}"
+
+
 def run_preprocess(folder: str, destdir: str, options: list[str], workers: int, expected: dict[str, Encoded]) -> None:
     """Run ``fairseq-preprocess`` in *folder*, and compare what it wrote with what was encoded.
 
@@ -282,10 +279,8 @@ def run_preprocess(folder: str, destdir: str, options: list[str], workers: int, 
     Raises:
         PMLMError: it failed, or a data set holds other numbers of lines or tokens than were encoded.
     """
-    # fairseq's first "worker" is the parent, which starts on its share only when all others are done.
-    options = [*options, "--destdir", ".", "--workers", str(workers + 1 if workers > 1 else 1)]
-    command = [sys.executable, "-m", "fairseq_cli.preprocess", *options]
-    shown = f"cd {shlex.quote(destdir)} && {shlex.join(['fairseq-preprocess', *options])}"
+    command = [sys.executable, "-m", "fairseq_cli.preprocess", *preprocess_options(options, workers)]
+    shown = preprocess_command(destdir, options, workers)
     print(f"running fairseq-preprocess (to run it again by hand, add --keep-encoded):\n  {shown}", flush=True)
     ran = subprocess.run(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"

@@ -21,6 +21,7 @@ from .errors import PMLMError, describe
 # Control characters (tab, line breaks, NUL, C1 with U+0085), the two separators of Unicode, and half surrogates, which
 # JSON can spell but UTF-8 cannot hold. \r\n is one break.
 UNSAFE = re.compile("\r\n|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 NAMES = {"\t": "tab", "\n": "line feed", "\r": "carriage return", "\r\n": "line break", "\x00": "NUL"}
 
 
@@ -55,14 +56,58 @@ class Counts:
     malformed: int = 0  # left out, as they have another number of columns than the others
     replaced: Counter = field(default_factory=Counter)
 
+    def add(self, other: "Counts") -> None:
+        """Add the numbers of *other*."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def as_json(self) -> dict[str, Any]:
+        """The numbers, for a JSON file."""
+        return vars(self) | {"replaced": dict(sorted(self.replaced.items()))}
+
     def describe_replaced(self) -> str:
         """For example ``3 (tab 2, U+2028 1)``."""
         kinds = ", ".join(f"{name} {count}" for name, count in sorted(self.replaced.items()))
         return f"{sum(self.replaced.values())}" + (f" ({kinds})" if kinds else "")
 
 
-def _open(path: str) -> BinaryIO:
-    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[BinaryIO]:
+    """The bytes of a file, plain or ``.gz``.
+
+    Raises:
+        PMLMError: it cannot be read, or is not a gzip file although its name says so.
+    """
+    try:
+        with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as stream:
+            yield stream
+    except gzip.BadGzipFile as error:
+        raise PMLMError(f"{path}: not a gzip file, although its name ends in .gz ({error})") from None
+    except (EOFError, zlib.error) as error:
+        raise PMLMError(f"{path}: the gzip file is damaged or cut off ({error})") from None
+    except OSError as error:
+        raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def decode_line(raw: bytes, path: str, number: int) -> str:
+    """The text of line *number* of a file, without its line end and without the byte order mark of the first.
+
+    Raises:
+        PMLMError: the line is not UTF-8.
+    """
+    if number == 1:
+        raw = raw.removeprefix(BYTE_ORDER_MARK)
+    try:
+        return raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        hint = ""
+        if number == 1 and raw.startswith(b"\x1f\x8b"):
+            hint = "; it looks like a gzip file: give it a name that ends in .gz"
+        elif number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+            hint = "; it looks like UTF-16: convert it, for example with iconv -f UTF-16 -t UTF-8"
+        raise PMLMError(
+            f"{path}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x} at column {error.start + 1}){hint}"
+        ) from None
 
 
 def read_lines(path: str, counts: Optional[Counts] = None) -> Iterator[tuple[int, str]]:
@@ -71,34 +116,13 @@ def read_lines(path: str, counts: Optional[Counts] = None) -> Iterator[tuple[int
     The text is not cleaned. A byte order mark at the start of the file is left out.
 
     Raises:
-        PMLMError: the file cannot be read, is not a gzip file although its name says so, or a line is not UTF-8.
+        PMLMError: see :func:`reading` and :func:`decode_line`.
     """
-    try:
-        with _open(path) as stream:
-            for number, raw in enumerate(stream, start=1):  # binary files know one line end: \n
-                if counts is not None:
-                    counts.bytes += len(raw)
-                if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
-                    raw = raw[3:]
-                try:
-                    text = raw.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    hint = ""
-                    if number == 1 and raw.startswith(b"\x1f\x8b"):
-                        hint = "; it looks like a gzip file: give it a name that ends in .gz"
-                    elif number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-                        hint = "; it looks like UTF-16: convert it, for example with iconv -f UTF-16 -t UTF-8"
-                    raise PMLMError(
-                        f"{path}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x} at column {error.start + 1})"
-                        + hint
-                    ) from None
-                yield number, text.removesuffix("\n").removesuffix("\r")
-    except gzip.BadGzipFile as error:
-        raise PMLMError(f"{path}: not a gzip file, although its name ends in .gz ({error})") from None
-    except (EOFError, zlib.error) as error:
-        raise PMLMError(f"{path}: the gzip file is damaged or cut off ({error})") from None
-    except OSError as error:
-        raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
+    with reading(path) as stream:
+        for number, raw in enumerate(stream, start=1):  # binary files know one line end: \n
+            if counts is not None:
+                counts.bytes += len(raw)
+            yield number, decode_line(raw, path, number)
 
 
 @contextlib.contextmanager
@@ -154,40 +178,36 @@ def list_files(paths: Iterable[str]) -> list[str]:
     return files
 
 
-def read_documents(files: Iterable[str], documents: str = "blocks", counts: Optional[Counts] = None) -> Iterator[str]:
-    """Clean lines of text, and one empty string after each document.
+def mark_documents(
+    texts: Iterable[str], documents: str, counts: Counts, inside: bool = False, ends: bool = True
+) -> Iterator[str]:
+    """*texts*, lines of one file, as clean lines, and one empty string after each document.
 
     A stream rather than lists, so that a document may be as large as the disk.
 
     Args:
-        files: paths of text files, plain or ``.gz``.
+        texts: the lines.
         documents: ``blocks``: blank lines separate documents, and so do files; ``files``: one document per file,
             whose blank lines are left out.
-        counts: what was read is added here.
-
-    Raises:
-        PMLMError: see :func:`read_lines`.
+        counts: documents, lines and replaced characters are added here.
+        inside: whether the first line goes on with a document.
+        ends: whether the file ends with the last line.
     """
-    counts = Counts() if counts is None else counts
-    for path in files:
-        counts.files += 1
-        before, inside = counts.lines, False
-        for _, text in read_lines(path, counts):
-            line = clean_line(text, counts.replaced)
-            if line.strip():
-                counts.lines += 1
-                inside = True
-                yield line
-                continue
-            counts.blank_lines += 1
-            if inside and documents == "blocks":
-                counts.documents += 1
-                inside = False
-                yield ""
-        if inside:
+    for text in texts:
+        line = clean_line(text, counts.replaced)
+        if line.strip():
+            counts.lines += 1
+            inside = True
+            yield line
+            continue
+        counts.blank_lines += 1
+        if inside and documents == "blocks":
             counts.documents += 1
+            inside = False
             yield ""
-        counts.empty_files += counts.lines == before
+    if inside and ends:
+        counts.documents += 1
+        yield ""
 
 
 def read_records(path: str, keys: Iterable[str], counts: Optional[Counts] = None) -> Iterator[tuple[int, list[Any]]]:

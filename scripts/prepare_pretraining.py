@@ -3,30 +3,27 @@
     python scripts/prepare_pretraining.py --text corpus/ more.txt.gz --vocab-size 8000 --destdir data-bin/corpus
 
 Text is UTF-8, plain or .gz, in files or directories (searched recursively). Blank lines separate documents; within a
-document every line stays a line (fairseq's ``--sample-break-mode`` decides what becomes of them). The script trains a
-sentencepiece model on the training part, or takes a tokenizer (--sentencepiece-model FILE, --wordpiece-vocab FILE, or
---vocab-from DIR for that of an imported checkpoint or of another corpus), encodes, and calls ``fairseq-preprocess``.
-DIR then holds dict.txt, the tokenizer file, train.bin, train.idx, valid.bin and valid.idx. The same input gives the
-same bytes, whatever the number of workers.
+document every line stays a line (fairseq's ``--sample-break-mode`` decides what becomes of them). The script looks at
+all text once, trains a sentencepiece model on the training part, or takes a tokenizer (--sentencepiece-model FILE,
+--wordpiece-vocab FILE, or --vocab-from DIR for that of an imported checkpoint or of another corpus), encodes, and
+writes what ``fairseq-preprocess`` would write. DIR then holds dict.txt, the tokenizer file, train.bin, train.idx,
+valid.bin, valid.idx, and report.json. The same input gives the same bytes, whatever the number of workers. Memory and
+temporary files do not grow with the text, but for some bytes a document.
+
+With --shard-size, DIR holds such directories, shard00 with the validation set, shard01, ..., which fairseq-train takes
+separated by colons, and visits one an epoch. A run that was stopped goes on where it was when it is started again. Or
+make a plan, and let any number of jobs on any machines make the shards of it:
+
+    python scripts/prepare_pretraining.py ... --shard-size 2G --only-plan
+    sbatch --array=0-31 --wrap 'python scripts/prepare_pretraining.py ... --shard-size 2G --job $SLURM_ARRAY_TASK_ID/32'
 """
 
 import argparse
-import io
-import os
-import random
 import re
-import shutil
-from typing import Iterator
 
-import sentencepiece
-
-from fairseq_pmlm import binarize, tokenizer_files
-from fairseq_pmlm.bpe import write_dictionary
-from fairseq_pmlm.errors import PMLMError, describe, install_excepthook
-from fairseq_pmlm.text import Counts, list_files, read_documents, read_lines
-
-SPELLED = re.compile("</?s>|<unk>")  # sentencepiece's special pieces
-LONGEST = 2000  # characters of a line that sentencepiece trains on at a time; it would skip lines over 4192 bytes
+from fairseq_pmlm import binarize
+from fairseq_pmlm.errors import install_excepthook
+from fairseq_pmlm.preparation import Preparation
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -94,8 +91,38 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         metavar="N",
         help="lines drawn at random to train the sentencepiece model on; bounds its memory (default: %(default)s)",
     )
+    parser.add_argument(
+        "--deduplicate",
+        action="store_true",
+        help="of documents that are the same but for white space, keep the first (those of --valid come before all "
+        "others); takes 32 bytes of memory a document, and two different ones are taken for the same with probability "
+        "7e-5 among 50 million",
+    )
+    parser.add_argument(
+        "--shard-size",
+        type=size,
+        metavar="BYTES",
+        help="write shards of about so many bytes of text each, such as 500M or 2G: DIR/shard00, ...; documents are "
+        "not cut, and all shards are about equal. English has 4 to 5 bytes a token, and a token takes 2 bytes",
+    )
+    parser.add_argument(
+        "--only-plan",
+        action="store_true",
+        help="with --shard-size: look at the text, make the vocabulary and the validation set, and stop",
+    )
+    parser.add_argument(
+        "--job",
+        type=job,
+        metavar="I/N",
+        help="with --shard-size, once there is a plan: make the Ith part, from 0, of N parts of the shards, for "
+        "example $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT; all options that change the output as for the plan",
+    )
     binarize.add_common_arguments(parser)
     args = parser.parse_args(argv)
+    if (args.only_plan or args.job) and not args.shard_size:
+        parser.error("--only-plan and --job go with --shard-size")
+    if args.job and (args.only_plan or args.overwrite):
+        parser.error("--job makes shards of a plan that is there; --only-plan and --overwrite do not go with it")
     if not 0 <= args.valid_fraction < 1:
         parser.error("--valid-fraction must be at least 0 and less than 1")
     if not 0.9 <= args.character_coverage <= 1:
@@ -103,160 +130,31 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     return args
 
 
-def write_text(paths: list[str], target: str, args: argparse.Namespace) -> Counts:
-    """Copy the documents under *paths* into one file of clean lines, an empty line after each document."""
-    counts = Counts()
-    with open(target, "w", encoding="utf-8", newline="\n") as f:
-        for line in read_documents(paths, args.documents, counts):
-            f.write(line + "\n")
-    if not counts.lines:
-        raise PMLMError(f"no text in {', '.join(paths[:3])}{' ...' if len(paths) > 3 else ''}: the corpus is empty")
-    return counts
+def size(text: str) -> int:
+    """An argparse type: a number of bytes, with K, M, G or T for thousands, millions, ..."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text, re.IGNORECASE)
+    number = int(float(match.group(1)) * 1000 ** " KMGT".index(match.group(2).upper() or " ")) if match else 0
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
-def split(source: str, train: str, valid: str, documents: int, args: argparse.Namespace) -> dict[str, int]:
-    """Move randomly drawn documents of *source* to *valid* and all others to *train*; returns the number of each."""
-    number = max(1, round(documents * args.valid_fraction))
-    if number >= documents:
-        raise PMLMError(
-            f"the corpus is {documents} document{'s' if documents > 1 else ''}, too few to take {number} out for "
-            "validation; put blank lines between documents, or use --documents files, --valid or --valid-fraction 0"
-        )
-    drawn = set(random.Random(args.seed).sample(range(documents), number))
-    document = 0
-    with (
-        open(train, "w", encoding="utf-8", newline="\n") as train_file,
-        open(valid, "w", encoding="utf-8", newline="\n") as valid_file,
-    ):
-        for _, line in read_lines(source):
-            (valid_file if document in drawn else train_file).write(line + "\n")
-            document += not line
-    os.remove(source)
-    return {"train": documents - number, "valid": number}
-
-
-def training_lines(path: str) -> Iterator[str]:
-    """Lines for sentencepiece, the long ones cut at spaces."""
-    for _, line in read_lines(path):
-        line = line.replace("\u2585", " ")  # sentencepiece's own separator: it would skip the whole line
-        line = SPELLED.sub(lambda match: " ".join(match.group()), line)  # it would not learn these characters
-        while len(line) > LONGEST:
-            cut = line.rfind(" ", 1, LONGEST)
-            cut = cut if cut > 0 else LONGEST
-            yield line[:cut]
-            line = line[cut:]
-        if line.strip():
-            yield line
-
-
-def train_sentencepiece(source: str, target: str, args: argparse.Namespace) -> None:
-    """Train a unigram model on the lines of *source*.
-
-    Raises:
-        PMLMError: the text does not fit --vocab-size (the message says what would), or sentencepiece failed otherwise.
-    """
-    model = io.BytesIO()  # written to a file by itself, the model would hold that file's name
-    sentencepiece.set_random_generator_seed(args.seed)
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=training_lines(source),
-            model_writer=model,
-            model_type="unigram",
-            vocab_size=args.vocab_size,
-            character_coverage=args.character_coverage,
-            byte_fallback=args.byte_fallback,
-            input_sentence_size=args.sentencepiece_lines,
-            shuffle_input_sentence=True,
-            max_sentence_length=8 * LONGEST,  # bytes
-            num_threads=8,  # a constant: sums of floats depend on it
-            minloglevel=2,
-        )
-    except PMLMError:
-        raise
-    except Exception as error:  # whatever sentencepiece raises; the useful part is its text
-        message = str(error)
-        most = re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", message)
-        least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
-        if most:
-            hint = f"the text is too small for it; at most {most.group(1)}"
-        elif least:
-            hint = f"the text has that many characters; at least {least.group(1)}, or lower --character-coverage"
-        elif "all_chars_count" in message or "sentences_" in message:
-            hint = "there is no text to train on"
-        else:
-            hint = describe(error)
-        raise PMLMError(f"cannot train sentencepiece with --vocab-size {args.vocab_size}: {hint}") from None
-    with open(target, "wb") as f:
-        f.write(model.getvalue())
+def job(text: str) -> tuple[int, int]:
+    """An argparse type: I/N, with I from 0 to N - 1."""
+    index, number = map(int, text.split("/"))
+    if not 0 <= index < number:
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1")
+    return index, number
 
 
 def main(argv=None) -> None:
     install_excepthook()
     args = parse_arguments(argv)
-    given, dictionary = args.sentencepiece_model or args.wordpiece_vocab, None
-    name = "sentencepiece.model" if args.sentencepiece_model else "vocab.txt"
-    if args.vocab_from:
-        dictionary, given = binarize.find_vocabulary(args.vocab_from)
-        name = os.path.basename(given)
-    elif given:
-        tokenizer_files.load(given, name)  # fail before the long part
-    files = {"train": list_files(args.text)}
-    if args.valid:
-        files["valid"] = list_files(args.valid)
-        both = {os.path.realpath(f) for f in files["train"]} & {os.path.realpath(f) for f in files["valid"]}
-        if both:
-            raise PMLMError(f"{min(both)} is both in --text and in --valid")
-
-    with binarize.building(args.destdir, args.overwrite) as folder:
-        encoded = os.path.join(folder, binarize.ENCODED)
-        os.mkdir(encoded)
-        raw = {name: os.path.join(folder, f"{name}.raw") for name in ("train", "valid")}
-        counts = {name: write_text(files[name], raw[name], args) for name in files}
-        documents = {name: count.documents for name, count in counts.items()}
-        if not args.valid and args.valid_fraction:
-            everything = os.path.join(folder, "all.raw")
-            os.rename(raw["train"], everything)
-            documents = split(everything, raw["train"], raw["valid"], documents["train"], args)
-
-        if given:
-            model = tokenizer_files.copy(given, folder, name)
-        else:
-            model = os.path.join(folder, "sentencepiece.model")
-            print(f"training sentencepiece, {args.vocab_size} pieces ...", flush=True)
-            train_sentencepiece(raw["train"], model, args)
-
-        results = {}
-        total = sum(count.lines + count.documents for count in counts.values())
-        for name in documents:
-            target = os.path.join(encoded, name)
-            results[name] = binarize.encode_file(raw[name], target, model, args.workers, total, f"encoding {name}")
-            os.remove(raw[name])
-            if not results[name].tokens:
-                raise PMLMError(f"the {name} text is empty once the tokenizer has normalized it")
-        if dictionary:
-            shutil.copyfile(dictionary, os.path.join(folder, "dict.txt"))
-        else:
-            counted = results["train"].symbols
-            write_dictionary(os.path.join(folder, "dict.txt"), tokenizer_files.symbols(model), counted)
-
-        options = ["--only-source", "--srcdict", "dict.txt"]
-        options += [f"--{name}pref={binarize.ENCODED}/{name}" for name in results]
-        binarize.run_preprocess(folder, args.destdir, options, args.workers, results)
-        if not args.keep_encoded:
-            shutil.rmtree(encoded)
-
-    for name, count in counts.items():
-        print(
-            f"read {name}: {count.files} files ({count.empty_files} empty), {count.bytes} bytes, {count.documents} "
-            f"documents, {count.lines} lines; replaced characters: {count.describe_replaced()}"
-        )
-    for name, result in results.items():
-        print(
-            f"wrote {name}: {documents[name]} documents, {result.lines} lines (with those between documents), "
-            f"{result.tokens} tokens, longest line {result.longest}; unknown: {result.describe_unknown()}; "
-            f"lines without any token, left out: {result.vanished}"
-        )
-    print(f"{args.destdir} is ready for fairseq-train")
+    preparation = Preparation(args)
+    if args.shard_size:
+        preparation.make_shards()
+    else:
+        preparation.make_directory()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pytest
 import sentencepiece
 from fairseq.data import Dictionary, indexed_dataset
 
-from fairseq_pmlm import binarize, tokenizer_files
+from fairseq_pmlm import binarize, chunks, tokenizer_files
 from fairseq_pmlm.errors import PMLMError
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
@@ -88,7 +88,8 @@ def prepared(corpus, tmp_path_factory):
 
 def test_pretraining_directory(prepared):
     destdir, out = prepared
-    files = ["dict.txt", "encoded", "sentencepiece.model", "train.bin", "train.idx", "valid.bin", "valid.idx"]
+    files = ["dict.txt", "encoded", "report.json", "sentencepiece.model"]
+    files += ["train.bin", "train.idx", "valid.bin", "valid.idx"]
     assert sorted(os.listdir(destdir)) == files
     assert os.listdir(destdir.parent) == ["bin"]
     dictionary = Dictionary.load(str(destdir / "dict.txt"))
@@ -119,12 +120,19 @@ def test_pretraining_text_comes_back(corpus, prepared):
 
 def test_same_bytes_for_any_number_of_workers(corpus, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(binarize, "CHUNK", 100)  # many chunks
+    monkeypatch.setattr(chunks, "SIZE", 100)
     call(
         "prepare_pretraining", "--text", corpus, "--vocab-size", 60, "--character-coverage", 1, "--valid-fraction", 0.1,
         "--workers", 1, "--destdir", tmp_path / "one",
     )  # fmt: skip
     three = {path.name: path.read_bytes() for path in prepared[0].iterdir() if path.is_file()}
-    assert contents(tmp_path / "one") == three
+    one = contents(tmp_path / "one")
+    reports = [json.loads(files.pop("report.json")) for files in (one, three)]
+    assert one == three
+    for numbers in (numbers for report in reports for numbers in report["wrote"].values()):
+        assert numbers.pop("seconds") >= 0
+        assert numbers.pop("tokens_per_second") > 0
+    assert reports[0] == reports[1]
     source, target = tmp_path / "lines", tmp_path / "encoded"
     source.write_text("".join(f"the cat {WORDS[i % len(WORDS)]} {i}\n" for i in range(300)), encoding="utf-8")
     model = str(prepared[0] / "sentencepiece.model")

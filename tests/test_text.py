@@ -14,7 +14,7 @@ from fairseq_pmlm.text import (
     Counts,
     clean_line,
     list_files,
-    read_documents,
+    mark_documents,
     read_lines,
     read_records,
     replacing,
@@ -59,20 +59,23 @@ def test_lines_end_at_line_feeds_only(tmp_path):
     assert list(read_lines(str(path))) == [(1, "one\u2028two"), (2, "three\rfour"), (3, ""), (4, "five")]
 
 
-def test_documents(tmp_path):
-    (tmp_path / "b.txt").write_text("a\n\n \t\nb\nc\n", encoding="utf-8")
+def test_documents():
+    texts = ["", "x\u2028y", "", " \t", "b", "c"]
+    counts = Counts()
+    assert list(mark_documents(texts, "blocks", counts)) == ["x y", "", "b", "c", ""]
+    assert (counts.documents, counts.lines, counts.blank_lines) == (2, 3, 3)
+    assert counts.describe_replaced() == "2 (U+2028 1, tab 1)"
+    assert list(mark_documents(texts, "files", Counts())) == ["x y", "b", "c", ""]
+    assert list(mark_documents(texts, "blocks", Counts(), inside=True, ends=False)) == ["", "x y", "", "b", "c"]
+    assert list(mark_documents([""], "files", Counts(), inside=True)) == [""]
+
+
+def test_files_of_a_directory(tmp_path):
     (tmp_path / "a").mkdir()
-    with gzip.open(tmp_path / "a" / "z.gz", "wt", encoding="utf-8") as f:
-        f.write("\n\nx\u2028y")
-    (tmp_path / "empty.txt").write_text("\n")
-    (tmp_path / ".hidden").write_bytes(b"\xff")
+    for name in ("b.txt", "a/z.gz", "empty.txt", ".hidden"):
+        (tmp_path / name).touch()
     files = list_files([str(tmp_path)])
     assert [file[len(str(tmp_path)) + 1 :] for file in files] == ["a/z.gz", "b.txt", "empty.txt"]
-    counts = Counts()
-    assert list(read_documents(files, "blocks", counts)) == ["x y", "", "a", "", "b", "c", ""]
-    assert (counts.files, counts.empty_files, counts.documents, counts.lines) == (3, 1, 3, 4)
-    assert counts.describe_replaced() == "2 (U+2028 1, tab 1)"
-    assert list(read_documents(files, "files")) == ["x y", "", "a", "b", "c", ""]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,161 @@
+"""Chunks of a surveyed corpus to fairseq's memory-mapped data sets, encoded by many processes, written by one."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Iterable, Iterator
+
+import numpy as np
+
+from . import chunks, tokenizer_files
+from .bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, UNK
+from .mmap_writer import MMapWriter
+from .survey import DUPLICATE, Survey
+from .text import Counts
+from .workers import in_order
+
+EOS_ID, UNK_ID = FAIRSEQ_SYMBOLS.index("</s>"), FAIRSEQ_SYMBOLS.index(UNK)
+
+
+@dataclass
+class Written:
+    """What became of documents of one fate."""
+
+    documents: int = 0
+    lines: int = 0  # as fairseq counts them, with the empty ones between documents
+    tokens: int = 0  # without </s>
+    unknown: int = 0
+    longest: int = 0  # line, in tokens
+    vanished: int = 0  # lines that the tokenizer's normalization left nothing of
+    duplicate_lines: int = 0  # of documents that are left out
+
+    def add(self, other: "Written") -> None:
+        """Add the numbers of *other*."""
+        for name, value in vars(other).items():
+            mine = getattr(self, name)
+            setattr(self, name, max(mine, value) if name == "longest" else mine + value)
+
+
+@dataclass
+class Part:
+    """Encoded lines of a chunk."""
+
+    tokens: np.ndarray | None = None
+    sizes: np.ndarray | None = None
+    before: bool = False  # a document ends before the first of them
+    after: bool = False  # one ends after the last of them
+    texts: list[str] = field(default_factory=list)  # symbols of each, if asked for
+    written: Written = field(default_factory=Written)
+
+
+class Encoder:
+    """Lines to numbers of a dictionary that was made from a tokenizer file."""
+
+    def __init__(self, model: str):
+        self.bpe = tokenizer_files.load(model)
+        symbols = [*FAIRSEQ_SYMBOLS, *tokenizer_files.symbols(model), *EXTRA_SYMBOLS]
+        self.ids = {symbol: i for i, symbol in enumerate(symbols)}
+
+    def encode(self, line: str) -> tuple[list[int], str]:
+        """Numbers and symbols of a line."""
+        text = self.bpe.encode(line)
+        return [self.ids.get(symbol, UNK_ID) for symbol in text.split()], text
+
+
+_encoder: Encoder | None = None  # of this worker process
+
+
+def _start(model: str) -> None:
+    global _encoder
+    _encoder = Encoder(model)
+
+
+def _encode(item: tuple[chunks.Chunk, bytes, int, bool]) -> Part:
+    """Encode the documents of a chunk that have a certain fate, with an empty line between two that have any tokens."""
+    chunk, fates, wanted, with_text = item
+    part, tokens, sizes, document = Part(), [], [], 0
+    for line in chunk.lines(Counts()):
+        fate = fates[document]
+        document += not line
+        if fate != wanted:
+            part.written.duplicate_lines += bool(line) and fate == DUPLICATE
+            continue
+        if not line:
+            part.written.documents += 1
+            part.after = bool(sizes)
+            part.before |= not sizes
+            continue
+        ids, text = _encoder.encode(line)
+        if not ids:
+            part.written.vanished += 1
+            continue
+        if part.after:
+            tokens.append(EOS_ID)
+            sizes.append(1)
+            part.texts.append("")
+            part.after = False
+        tokens += ids
+        tokens.append(EOS_ID)
+        sizes.append(len(ids) + 1)
+        if with_text:
+            part.texts.append(text)
+    part.tokens, part.sizes = np.array(tokens, np.uint32), np.array(sizes, np.int32)
+    part.written.lines = len(sizes)
+    part.written.tokens = len(tokens) - len(sizes)
+    part.written.unknown = int((part.tokens == UNK_ID).sum())
+    part.written.longest = max(sizes, default=1) - 1
+    return part
+
+
+def encode(
+    survey: Survey, rows: list[int], fate: int, model: str, workers: int, with_text: bool = False
+) -> Iterator[Part]:
+    """Encoded lines of one chunk after the other.
+
+    Args:
+        survey: of the corpus.
+        rows: numbers of the chunks to encode, ascending.
+        fate: which documents of them to encode.
+        model: tokenizer file.
+        workers: number of processes.
+        with_text: keep the symbols as well.
+
+    Raises:
+        PMLMError: a file was changed or cannot be read, or a worker process was killed.
+    """
+    found = zip(rows, chunks.read(survey.paths, survey.documents, survey.table, rows), strict=True)
+    items = ((chunk, survey.fates_in(row), fate, with_text) for row, chunk in found)
+    for _, part in in_order(_encode, items, workers, _start, (model,)):
+        yield part
+
+
+def write(
+    parts: Iterable[Part], prefix: str, types: int, counts: np.ndarray | None = None, text: str | None = None
+) -> Written:
+    """Write encoded lines to PREFIX.bin and PREFIX.idx.
+
+    Args:
+        parts: of :func:`encode`, in order.
+        prefix: path without ending.
+        types: size of the dictionary.
+        counts: int64 (types,): how often each type occurs is added here, </s> apart.
+        text: file for the symbols, a line per line.
+    """
+    written, between = Written(), False
+    separator = Part(np.array([EOS_ID]), np.array([1]), texts=[""], written=Written(lines=1))
+    with ExitStack() as stack:
+        data = stack.enter_context(MMapWriter(prefix, types))
+        file = stack.enter_context(open(text, "w", encoding="utf-8", newline="\n")) if text else None
+        for part in parts:
+            between |= part.before
+            written.add(part.written)
+            if not len(part.sizes):
+                continue
+            for piece in (separator, part) if between and data.lines else (part,):
+                data.add(piece.tokens, piece.sizes)
+                if file:
+                    file.writelines(f"{line}\n" for line in piece.texts)
+                written.lines += piece is separator
+            if counts is not None:
+                counts += np.bincount(part.tokens, minlength=len(counts))
+            between = part.after
+    return written
