@@ -155,6 +155,10 @@ class PMLMSentencepiece:
             self._unknown(piece) if i == self.unk else self.symbols[i] for i, piece in zip(ids, pieces, strict=True)
         )
 
+    def number(self, lines: list[str]) -> list[list[int]]:
+        """What :meth:`encode` writes for lines that are clean already, as places in ``symbols``."""
+        return self.model.Encode(lines, out_type=int, num_threads=1)
+
     def encode_with_extents(self, x: str) -> tuple[list[str], np.ndarray]:
         """The symbols of :meth:`encode`, and where each stands in *x*; see :func:`~fairseq_pmlm.extents.extents`."""
         clean = clean_line(x)

@@ -129,6 +129,10 @@ class PMLMByteBPE:
         """Symbols separated by spaces; never a special one, whatever *x* spells."""
         return " ".join([self.symbols[i] for i in self.tokenizer.encode(clean_line(x), add_special_tokens=False).ids])
 
+    def number(self, lines: list[str]) -> list[list[int]]:
+        """What :meth:`encode` writes for lines that are clean already, as places in ``symbols``."""
+        return [self.tokenizer.encode(line, add_special_tokens=False).ids for line in lines]
+
     def encode_with_extents(self, x: str) -> tuple[list[str], np.ndarray]:
         """The symbols of :meth:`encode`, and where each stands in *x*; see :func:`~fairseq_pmlm.extents.extents`."""
         found = self.tokenizer.encode(clean_line(x), add_special_tokens=False)

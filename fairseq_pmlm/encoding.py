@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Iterable, Iterator
 
 import numpy as np
+from fairseq.data.indexed_dataset import best_fitting_int_dtype
 
 from . import chunks, tokenizer_files
 from .bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, UNK
@@ -53,12 +54,47 @@ class Encoder:
     def __init__(self, model: str):
         self.bpe = tokenizer_files.load(model)
         symbols = [*FAIRSEQ_SYMBOLS, *tokenizer_files.symbols(model), *EXTRA_SYMBOLS]
-        self.ids = {symbol: i for i, symbol in enumerate(symbols)}
+        ids = {symbol: i for i, symbol in enumerate(symbols)}
+        self.end = len(self.bpe.symbols)  # stands for </s> among the tokenizer's own numbers
+        width = best_fitting_int_dtype(len(symbols))  # as in the file: half of what travels between processes
+        self.table = np.array([*(ids[symbol] for symbol in self.bpe.symbols), EOS_ID], width)
 
-    def encode(self, line: str) -> tuple[list[int], str]:
-        """Numbers and symbols of a line."""
-        text = self.bpe.encode(line)
-        return [self.ids.get(symbol, UNK_ID) for symbol in text.split()], text
+    def encode(self, item: tuple[chunks.Chunk, bytes, int, bool]) -> Part:
+        """Encode the documents of a chunk that have a certain fate, with an empty line between two that have tokens."""
+        chunk, fates, wanted, with_text = item
+        part, lines, document = Part(), [], 0
+        for line in chunk.lines(Counts()):
+            fate = fates[document]
+            document += not line
+            if fate == wanted:
+                part.written.documents += not line
+                lines.append(line)
+            else:
+                part.written.duplicate_lines += bool(line) and fate == DUPLICATE
+        numbers, sizes = [], []
+        for line, found in zip(lines, self.bpe.number(lines), strict=True):
+            if not line:
+                part.after = bool(sizes)
+                part.before |= not sizes
+            elif not found:
+                part.written.vanished += 1
+            else:
+                if part.after:
+                    numbers.append(self.end)
+                    sizes.append(1)
+                    part.texts.append("")
+                    part.after = False
+                numbers += found
+                numbers.append(self.end)
+                sizes.append(len(found) + 1)
+                if with_text:
+                    part.texts.append(self.bpe.encode(line))
+        part.tokens, part.sizes = self.table[np.array(numbers, np.int64)], np.array(sizes, np.int32)
+        part.written.lines = len(sizes)
+        part.written.tokens = len(numbers) - len(sizes)
+        part.written.unknown = int((part.tokens == UNK_ID).sum())
+        part.written.longest = max(sizes, default=1) - 1
+        return part
 
 
 _encoder: Encoder | None = None  # of this worker process
@@ -70,40 +106,7 @@ def _start(model: str) -> None:
 
 
 def _encode(item: tuple[chunks.Chunk, bytes, int, bool]) -> Part:
-    """Encode the documents of a chunk that have a certain fate, with an empty line between two that have any tokens."""
-    chunk, fates, wanted, with_text = item
-    part, tokens, sizes, document = Part(), [], [], 0
-    for line in chunk.lines(Counts()):
-        fate = fates[document]
-        document += not line
-        if fate != wanted:
-            part.written.duplicate_lines += bool(line) and fate == DUPLICATE
-            continue
-        if not line:
-            part.written.documents += 1
-            part.after = bool(sizes)
-            part.before |= not sizes
-            continue
-        ids, text = _encoder.encode(line)
-        if not ids:
-            part.written.vanished += 1
-            continue
-        if part.after:
-            tokens.append(EOS_ID)
-            sizes.append(1)
-            part.texts.append("")
-            part.after = False
-        tokens += ids
-        tokens.append(EOS_ID)
-        sizes.append(len(ids) + 1)
-        if with_text:
-            part.texts.append(text)
-    part.tokens, part.sizes = np.array(tokens, np.uint32), np.array(sizes, np.int32)
-    part.written.lines = len(sizes)
-    part.written.tokens = len(tokens) - len(sizes)
-    part.written.unknown = int((part.tokens == UNK_ID).sum())
-    part.written.longest = max(sizes, default=1) - 1
-    return part
+    return _encoder.encode(item)
 
 
 def encode(

@@ -47,8 +47,9 @@ def in_order(
                 yield item, result.result()
         except BrokenProcessPool:
             raise PMLMError("a worker process was killed, perhaps for want of memory; try fewer --workers") from None
-        finally:
+        except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _start_worker(start: Callable | None, arguments: tuple) -> None:

@@ -5,12 +5,13 @@ import io
 import numpy as np
 import pytest
 import sentencepiece
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_wordpiece import PIECES
 from tokenizers import ByteLevelBPETokenizer
 
 from fairseq_pmlm import tokenizer_files
+from fairseq_pmlm.bpe import UNK
 from fairseq_pmlm.byte_bpe import PMLMByteBPE
 from fairseq_pmlm.extents import extents
 from fairseq_pmlm.text import clean_line
@@ -42,6 +43,14 @@ def bpes(tmp_path_factory):
 @pytest.fixture(params=tokenizer_files.KINDS)
 def bpe(request, bpes):
     return bpes[request.param]
+
+
+@given(st.text())
+@example("xyz 😀 [SEP] </s> <unk> \u3000 \u200b")
+def test_numbers_are_what_is_written(bpes, text):
+    for bpe in bpes.values():
+        symbols = [symbol if symbol in bpe.pieces else UNK for symbol in bpe.encode(text).split()]
+        assert [[bpe.symbols[i] for i in line] for line in bpe.number([clean_line(text), ""])] == [symbols, []]
 
 
 def printable_bytes():
