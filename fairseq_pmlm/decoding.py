@@ -2,7 +2,8 @@
 
 A step of incremental decoding feeds the token that was chosen last, whose keys and values are kept, and one [P] at the
 place to be predicted, whose keys and values are dropped; the first step feeds only [P]. All of it is the visibility
-rule of :mod:`fairseq_pmlm.layout` with the source as context (w = 0) and target token t at step w = +t.
+rule of :mod:`fairseq_pmlm.layout` with the source as context (w = 0) and target token t at step w = +t. Infilling
+(:mod:`fairseq_pmlm.infilling`) takes the same two functions, :func:`encode` and :func:`extend`, for places in the text.
 
 The beams of a sentence are alternative continuations of the same slots. So the slots of a sentence, its source and the
 targets of all its beams, lie side by side in one :class:`Cache` and do not move; a mask says which of them a beam
@@ -16,7 +17,7 @@ import torch
 from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor
 
-from .attention import visibility
+from .attention import RelativePositionBias, visibility
 from .layout import visible
 
 CACHE = "pmlm"
@@ -194,6 +195,91 @@ class Cache:
                     held[layer] = slots[kept]
 
 
+def encode(model, tokens: Tensor, segments: Tensor, lengths: Tensor) -> Cache:
+    """Keys and values of context in every layer of the model's backbone.
+
+    Args:
+        model: the :class:`~fairseq_pmlm.model.PMLMModel`.
+        tokens, segments: int64 (batch, context), padded on the right.
+        lengths: int64 (batch,).
+    """
+    backbone = model.backbone
+    padding = tokens.eq(backbone.padding_idx)
+    cache = Cache(padding, lengths)
+    x = backbone.embed(tokens, cache.positions, segments)
+    steps = torch.zeros_like(tokens)
+    seen = visibility(padding, cache.positions, steps, tokens.size(1), backbone.relative_bias, x.dtype)
+    for i, layer in enumerate(backbone.layers):
+        attention = layer.self_attn
+        if i == len(backbone.layers) - 1:  # nobody looks at what the last layer says of the context
+            cache.add_layer(*attention.keys_values(x))
+            break
+        q, k, v = attention.queries_keys_values(x)
+        cache.add_layer(k, v)
+        x = layer.feed_forward(x, attention.out_proj(attention.attend(q, k, v, seen.context)))
+    return cache
+
+
+def extend(
+    model, cache: Cache, tokens: Tensor, segments: Tensor, positions: Tensor, steps: Tensor, kept: int, predicting: int
+) -> Tensor:
+    """Append slots to each beam; the first *kept* of them stay in *cache*, the last *predicting* are looked at.
+
+    Args:
+        model: the :class:`~fairseq_pmlm.model.PMLMModel`.
+        cache: what the slots follow.
+        tokens: int64 (rows, new), rows = sentences x beams.
+        segments, positions: int64 (sentences, new), alike for all beams of a sentence.
+        steps: int64 (new,), signed steps.
+        kept, predicting: how many.
+
+    Returns:
+        (rows, predicting, dim), hidden states of the last layer.
+    """
+    backbone = model.backbone
+    sentences, beams, _ = cache.seen.shape
+    # (sentences, new x beams), token by token: so the slots that predict, and go again if they are [P], come last
+    tokens = tokens.view(sentences, beams, -1).transpose(1, 2).flatten(1)
+    segments, positions = (x.repeat_interleave(beams, dim=1) for x in (segments, positions))
+    cache.make_room(tokens.size(1))
+    x = backbone.embed(tokens, positions, segments)
+    mask = appended_mask(cache, backbone.relative_bias, steps, positions)
+    for i, layer in enumerate(backbone.layers):
+        attention = layer.self_attn
+        if i < len(backbone.layers) - 1:
+            q, k, v = attention.queries_keys_values(x)
+        else:  # of the last layer, only what predicts has an output that anybody looks at
+            k, v = attention.keys_values(x)
+            x, mask = x[:, -predicting * beams :], mask[:, :, -predicting * beams :]
+            q = attention.queries(x)
+        x = layer.feed_forward(x, attention.out_proj(attention.attend(q, *cache.put(i, k, v), mask)))
+    cache.keep(kept, positions[:, : kept * beams])
+    return x.view(sentences, predicting, beams, -1).transpose(1, 2).flatten(0, 1)
+
+
+def appended_mask(cache: Cache, bias: Optional[RelativePositionBias], steps: Tensor, positions: Tensor) -> Tensor:
+    """The visibility rule, and the relative position bias, for new slots.
+
+    Args:
+        cache: what is there.
+        bias: the relative position bias, if the model has one.
+        steps: int64 (new,), signed steps of the new slots of each beam.
+        positions: int64 (sentences, new x beams).
+
+    Returns:
+        (sentences, heads or 1, new x beams, used + new x beams), to be added to the scores; -inf where nothing is seen.
+    """
+    sentences, beams, _ = cache.seen.shape
+    own = torch.eye(beams, dtype=torch.bool, device=steps.device)
+    rule = (visible(steps, steps)[:, None, :, None] & own[:, None]).flatten(2).flatten(0, 1)
+    seen = torch.cat([cache.seen.repeat(1, len(steps), 1), rule.expand(sentences, -1, -1)], dim=2)[:, None]
+    if bias is None:  # numbers all the same: attention would turn truth values into them in each layer
+        scores = torch.zeros(seen.shape, dtype=cache.keys[0].dtype, device=seen.device)
+    else:
+        scores = bias(positions, torch.cat([cache.positions, positions], dim=1))
+    return scores.masked_fill(~seen, -math.inf)
+
+
 class SourceEncoder:
     """What fairseq's generator calls the encoder: keys and values of the source in every layer of the backbone."""
 
@@ -203,21 +289,8 @@ class SourceEncoder:
     def forward_torchscript(self, net_input: dict[str, Tensor]) -> Cache:
         """Encode ``src_tokens`` int64 (batch, source) of ``src_lengths`` int64 (batch,)."""
         tokens = net_input["src_tokens"]
-        backbone = self.model.backbone
-        padding = tokens.eq(backbone.padding_idx)
-        cache = Cache(padding, net_input["src_lengths"])
-        x = backbone.embed(tokens, cache.positions, torch.full_like(tokens, self.model.cfg.source_segment))
-        steps = torch.zeros_like(tokens)
-        seen = visibility(padding, cache.positions, steps, tokens.size(1), backbone.relative_bias, x.dtype)
-        for i, layer in enumerate(backbone.layers):
-            attention = layer.self_attn
-            if i == len(backbone.layers) - 1:  # nobody looks at what the last layer says of the source
-                cache.add_layer(*attention.keys_values(x))
-                break
-            q, k, v = attention.queries_keys_values(x)
-            cache.add_layer(k, v)
-            x = layer.feed_forward(x, attention.out_proj(attention.attend(q, k, v, seen.context)))
-        return cache
+        segments = torch.full_like(tokens, self.model.cfg.source_segment)
+        return encode(self.model, tokens, segments, net_input["src_lengths"])
 
     def reorder_encoder_out(self, encoder_out: Cache, new_order: Tensor) -> Cache:
         """Keep the beams *new_order*, int64 (rows,), in place: of sources and of targets."""
@@ -245,13 +318,12 @@ class IncrementalDecoder(FairseqIncrementalDecoder):
         Returns:
             a tuple: logits (rows, 1, types), and None.
         """
-        backbone, cache = self.model.backbone, encoder_out
+        cache = encoder_out
         state = incremental_state if incremental_state is not None else {}
         if state.get(CACHE) is not cache:
             cache.forget_targets()
             state[CACHE] = cache
         rows, step = prev_output_tokens.shape
-        sentences, beams, _ = cache.seen.shape
         if self.model.cfg.finetune_mode == "causal":  # the tokens that the cache does not know; the last predicts
             tokens = prev_output_tokens[:, cache.known :]
             steps = torch.arange(cache.known + 1, step + 1, device=tokens.device)
@@ -262,46 +334,10 @@ class IncrementalDecoder(FairseqIncrementalDecoder):
             steps = torch.arange(cache.known + 1, step + 1, device=tokens.device)
             places, kept = steps - 1, len(steps) - 1
             steps[-1] = -step
-        # (sentences, new x beams), token by token: so the slots that predict, and go again if they are [P], come last
-        tokens = tokens.view(sentences, beams, -1).transpose(1, 2).flatten(1)
-        positions = cache.lengths[:, None] + places.repeat_interleave(beams)
-        cache.make_room(tokens.size(1))
-        x = backbone.embed(tokens, positions, torch.full_like(tokens, self.model.cfg.target_segment))
-        mask = self.mask(cache, steps, positions)
-        for i, layer in enumerate(backbone.layers):
-            attention = layer.self_attn
-            if i < len(backbone.layers) - 1:
-                q, k, v = attention.queries_keys_values(x)
-            else:  # of the last layer, only what predicts has an output that anybody looks at
-                k, v = attention.keys_values(x)
-                x, mask = x[:, -beams:], mask[:, :, -beams:]
-                q = attention.queries(x)
-            x = layer.feed_forward(x, attention.out_proj(attention.attend(q, *cache.put(i, k, v), mask)))
-        cache.keep(kept, positions[:, : kept * beams])
-        return self.model.output_layer(x.reshape(rows, 1, -1)), None
-
-    def mask(self, cache: Cache, steps: Tensor, positions: Tensor) -> Tensor:
-        """The visibility rule, and the relative position bias, for the new slots.
-
-        Args:
-            cache: what is there.
-            steps: int64 (new,), signed steps of the new slots of each beam.
-            positions: int64 (sentences, new x beams).
-
-        Returns:
-            (sentences, heads or 1, new x beams, used + new x beams), to be added to the scores; -inf where nothing is
-            seen.
-        """
-        sentences, beams, _ = cache.seen.shape
-        own = torch.eye(beams, dtype=torch.bool, device=steps.device)
-        rule = (visible(steps, steps)[:, None, :, None] & own[:, None]).flatten(2).flatten(0, 1)
-        seen = torch.cat([cache.seen.repeat(1, len(steps), 1), rule.expand(sentences, -1, -1)], dim=2)[:, None]
-        bias = self.model.backbone.relative_bias
-        if bias is None:  # numbers all the same: attention would turn truth values into them in each layer
-            scores = torch.zeros(seen.shape, dtype=cache.keys[0].dtype, device=seen.device)
-        else:
-            scores = bias(positions, torch.cat([cache.positions, positions], dim=1))
-        return scores.masked_fill(~seen, -math.inf)
+        positions = cache.lengths[:, None] + places
+        segments = torch.full_like(positions, self.model.cfg.target_segment)
+        x = extend(self.model, cache, tokens, segments, positions, steps, kept, predicting=1)
+        return self.model.output_layer(x), None
 
     def max_positions(self):
         """Longest target, in tokens with </s>."""

@@ -64,7 +64,10 @@ def load(folder: str, checkpoint_file: Optional[str] = None, data: Optional[str]
     for module in model.modules():
         if isinstance(module, PackableLinear):
             module.make_generation_fast_()
-    return PMLMHubInterface(task, model, tokenizer_files.load(tokenizer)).eval()
+    interface = PMLMHubInterface(task, model, tokenizer_files.load(tokenizer)).eval()
+    trained = state["cfg"].get("task") or {}
+    interface.trained_for = (str(trained.get("_name")), str(trained.get("objective", "ae+par")))
+    return interface
 
 
 class PMLMHubInterface(nn.Module):
@@ -80,6 +83,7 @@ class PMLMHubInterface(nn.Module):
         super().__init__()
         self.task, self.model, self.bpe = task, model, bpe
         self.dictionary = task.source_dictionary
+        self.trained_for = ("pmlm", "ae+par")  # the task that the checkpoint comes from, and its objective
 
     @property
     def device(self) -> torch.device:

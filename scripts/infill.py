@@ -1,0 +1,198 @@
+#!/usr/bin/env python
+"""Fill gaps in the middle of texts, in any order, by beam search; or score what stands there under any order.
+
+    python scripts/infill.py texts.txt --path checkpoints/pretrained/checkpoint_best.pt --data data-bin/corpus
+    python scripts/infill.py texts.jsonl --path ... --data ... --steps span --order right-to-left --beam 10 --nbest 3
+    python scripts/infill.py spans.jsonl --path ... --data ... --score --order random --seed 7
+
+The input holds a text a line, or, named .jsonl, JSON lines with "text". In it, <mask> is a gap of one token and
+<mask:3> one of three; gaps with nothing but white space between them are one. To --score, JSON lines also have "spans",
+a list of what stands in the gaps, however many tokens that is. The checkpoint is one of --task pmlm.
+
+What makes a step of the factorization order: --steps token, span (all tokens of a gap at once, each independently of
+the others), all (one step), or ae: all at once, at the [M] slots, which is what BERT does. --order is left-to-right,
+right-to-left, random, or a file with an order a line: "2 1,3" fills the second of three tokens first, then the others
+at once.
+
+What comes out is JSON lines: {"id": line of the input, "rank": 1 is best, "text", "spans", "logprob": sum over all
+tokens in nats, "tokens", "logprobs": of each token}, tokens in the order of the text; with --score without rank, and
+with "span_logprobs".
+"""
+
+import argparse
+import json
+import os
+import sys
+
+import numpy as np
+import torch
+
+from fairseq_pmlm import gaps, infilling
+from fairseq_pmlm.binarize import positive
+from fairseq_pmlm.datasets import OBJECTIVES
+from fairseq_pmlm.errors import PMLMError, install_excepthook
+from fairseq_pmlm.model import PMLMModel
+from fairseq_pmlm.text import Counts, clean_line, kind, read_lines, read_records, write_text
+
+
+def parse_arguments(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", help="a text a line, or JSON lines (.jsonl), plain or .gz")
+    parser.add_argument("--path", required=True, metavar="FILE", help="checkpoint of --task pmlm")
+    parser.add_argument("--data", metavar="DIR", help="data directory (default: that of --path)")
+    parser.add_argument(
+        "--steps",
+        choices=[*gaps.UNITS, "ae"],
+        help="what is predicted at once (default: token; with an --order FILE, the file says it)",
+    )
+    parser.add_argument(
+        "--order", default="left-to-right", metavar="ORDER|FILE", help="order of the steps (default: %(default)s)"
+    )
+    parser.add_argument("--score", action="store_true", help='score the "spans" of the input instead of filling gaps')
+    parser.add_argument("--beam", type=positive, default=5, help="width of the search (default: %(default)s)")
+    parser.add_argument("--nbest", type=positive, default=1, help="fillings to write of each text (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="of --order random (default: %(default)s)")
+    parser.add_argument("--out", metavar="FILE", help="write here instead of to standard output")
+    parser.add_argument(
+        "--max-tokens",
+        type=positive,
+        default=infilling.MAX_TOKENS,
+        help="slots of a batch, those of all beams counted (default: %(default)s)",
+    )
+    parser.add_argument("--cpu", action="store_true", help="use no GPU")
+    args = parser.parse_args(argv)
+    if args.nbest > args.beam:
+        raise PMLMError(f"--nbest {args.nbest} is more than --beam {args.beam}")
+    if args.seed < 0:
+        raise PMLMError(f"--seed {args.seed}: give 0 or more")
+    if args.order not in gaps.ORDERS and not os.path.isfile(args.order):
+        raise PMLMError(f"--order {args.order} is none of {', '.join(gaps.ORDERS)}, and no file")
+    if args.order not in gaps.ORDERS and args.steps:
+        raise PMLMError(f"--steps {args.steps}: --order {args.order} says what the steps are; give one of them")
+    if args.out and os.path.realpath(args.out) in map(os.path.realpath, (args.input, args.order)):
+        raise PMLMError(f"--out {args.out} is what is read")
+    return args
+
+
+def read(args: argparse.Namespace) -> list[tuple[int, str, list[str] | None]]:
+    """Line number, text and, to be scored, spans.
+
+    Raises:
+        PMLMError: there are none; something is no text.
+    """
+    counts = Counts()
+    if args.input.removesuffix(".gz").endswith(".jsonl"):
+        rows = list(read_records(args.input, ["text", "spans"] if args.score else ["text"], counts))
+    elif args.score:
+        raise PMLMError(f'{args.input}: --score reads JSON lines (.jsonl) with "text" and "spans"')
+    else:
+        rows = [(number, [line]) for number, line in read_lines(args.input) if line.strip()]
+    texts = []
+    for number, (text, *spans) in rows:
+        spans = spans[0] if spans else None
+        if not isinstance(text, str):
+            raise PMLMError(f"{args.input}, line {number}, key 'text': not text, but {kind(text)}")
+        if spans is not None and not (isinstance(spans, list) and all(isinstance(span, str) for span in spans)):
+            raise PMLMError(f"{args.input}, line {number}, key 'spans': not a list of texts")
+        texts.append((number, clean_line(text), spans and list(map(clean_line, spans))))
+    if not texts:
+        raise PMLMError(f"{args.input}: no texts")
+    return texts
+
+
+def check_checkpoint(args: argparse.Namespace, task: str, objective: str) -> None:
+    """Refuse a checkpoint that has not learned what it is asked for."""
+    if task != "pmlm":
+        raise PMLMError(f"--path {args.path} was trained for --task {task}; gaps are filled by one of --task pmlm")
+    parts = OBJECTIVES.get(objective, ())
+    if args.steps == "ae" and "ae" not in parts:
+        raise PMLMError(
+            f"--steps ae: --path {args.path} was trained with --objective {objective}; its [M] predict nothing"
+        )
+    if args.steps != "ae" and parts == ("ae",):
+        raise PMLMError(f"--path {args.path} was trained with --objective ae; it has no trained [P]: give --steps ae")
+
+
+def lay_out(args: argparse.Namespace, model) -> tuple[list[int], list[infilling.Gapped], list[list[range]]]:
+    """Line numbers, texts with their factorization order, and the places of each gap.
+
+    Raises:
+        PMLMError: see :mod:`fairseq_pmlm.gaps`; a text is too long; the file of orders has another number of lines.
+    """
+    rows = read(args)
+    orders = None
+    if args.order not in gaps.ORDERS:
+        orders = [(number, line) for number, line in read_lines(args.order) if line.strip()]
+        if len(orders) != len(rows):
+            raise PMLMError(f"{args.order}: {len(orders):,} orders for {len(rows):,} texts in {args.input}")
+    rng = np.random.default_rng(args.seed)
+    limit = model.model.cfg.max_positions
+    texts, places = [], []
+    for i, (number, text, spans) in enumerate(rows):
+        where = f"{args.input}, line {number}"
+        if spans is None:
+            tokens, ranges = gaps.encode(text, model.bpe, model.dictionary, where)
+        else:
+            tokens, ranges = gaps.encode_filled(text, spans, model.bpe, model.dictionary, where)
+        if len(tokens) > limit:
+            raise PMLMError(f"{where}: {len(tokens)} tokens, with <s> and </s>; the model has {limit} positions")
+        if orders:
+            mask = gaps.read_order(orders[i][1], ranges, f"{args.order}, line {orders[i][0]}")
+        else:
+            unit = "all" if args.steps == "ae" else args.steps or "token"
+            mask = gaps.factorize(ranges, unit, args.order, rng)
+        texts.append(infilling.Gapped(tokens, np.zeros_like(tokens), mask))
+        places.append(ranges)
+    return [number for number, _, _ in rows], texts, places
+
+
+def describe(model, text: infilling.Gapped, ranges: list[range], filling: infilling.Filling) -> dict:
+    """What is said of one filling, its tokens in the order of the text."""
+    tokens, logprobs = text.tokens.copy(), np.zeros(len(text.tokens))
+    tokens[text.mask.positions] = filling.tokens
+    logprobs[text.mask.positions] = filling.logprobs
+    symbols = [model.dictionary[token] for token in tokens.tolist()]
+    places = [place for gap in ranges for place in gap]
+    return {
+        "text": model.bpe.decode(" ".join(symbols[1:-1])),
+        "spans": [model.bpe.decode(" ".join(symbols[gap.start : gap.stop])).strip() for gap in ranges],
+        "logprob": round(float(filling.logprobs.sum()), 6),
+        "tokens": [symbols[place] for place in places],
+        "logprobs": [round(float(logprobs[place]), 6) for place in places],
+    }
+
+
+def main(argv=None) -> None:
+    install_excepthook()
+    args = parse_arguments(argv)
+    folder, name = os.path.split(args.path)
+    model = PMLMModel.from_pretrained(folder or ".", name, args.data)
+    check_checkpoint(args, *model.trained_for)
+    if torch.cuda.is_available() and not args.cpu:
+        model.cuda()
+    numbers, texts, places = lay_out(args, model)
+    autoencoding = args.steps == "ae"
+    lines = []
+    if args.score:
+        for number, text, ranges, logprobs in zip(
+            numbers, texts, places, infilling.score(model.model, texts, autoencoding, args.max_tokens), strict=True
+        ):
+            filling = infilling.Filling(text.tokens[text.mask.positions], logprobs)
+            said = describe(model, text, ranges, filling)
+            ends = np.cumsum([len(gap) for gap in ranges])[:-1]
+            said["span_logprobs"] = [round(float(part.sum()), 6) for part in np.split(said["logprobs"], ends)]
+            lines.append({"id": number, **said})
+    else:
+        found = infilling.infill(model.model, texts, args.beam, autoencoding, args.max_tokens)
+        for number, text, ranges, fillings in zip(numbers, texts, places, found, strict=True):
+            for rank, filling in enumerate(fillings[: args.nbest], start=1):
+                lines.append({"id": number, "rank": rank, **describe(model, text, ranges, filling)})
+    output = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    if args.out:
+        write_text(args.out, output)
+    else:
+        sys.stdout.write(output)
+
+
+if __name__ == "__main__":
+    main()
