@@ -1,0 +1,101 @@
+"""Learning curves out of fairseq's logs, and the charts of scripts/experiments/objectives.py."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.text import read_lines, replacing
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+LOSSES = ("ae", "par", "ar")
+
+
+def read_curve(log: Path) -> list[dict]:
+    """The validations of a pre-training: ``updates``, ``seconds`` of training until then, and the losses in bits.
+
+    Seconds are those that ``--task pmlm_variants`` counts. What was trained again after an interruption counts once.
+
+    Raises:
+        PMLMError: the log has no validation.
+    """
+    points: dict[int, dict] = {}
+    for _, line in read_lines(str(log)):
+        if not line.startswith('{"'):
+            continue
+        row = json.loads(line)
+        if "valid_num_updates" in row:
+            updates = int(row["valid_num_updates"])
+            losses = {name: float(row[f"valid_{name}_loss"]) for name in LOSSES if f"valid_{name}_loss" in row}
+            points[updates] = {"updates": updates, **losses, "seconds": float(row["valid_seconds"])}
+    if not points:
+        raise PMLMError(f"{log}: no validation; is this the log of a finished training?")
+    curve = [point for _, point in sorted(points.items())]
+    for before, point in itertools.pairwise(curve):
+        point["seconds"] = round(point["seconds"] + before["seconds"], 2)
+    return curve
+
+
+def save(figure, path: Path) -> None:
+    figure.tight_layout()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+def draw_curves(path: Path, curves: Mapping[str, Sequence[Sequence[dict]]], tokens_per_update: int) -> None:
+    """Validation losses of each system, a line for each seed, by original tokens and by time.
+
+    Args:
+        path: the picture.
+        curves: system -> for each seed, its curve.
+        tokens_per_update: original tokens.
+    """
+    shown = [name for name in ("ae", "par") if any(name in curve[0] for seeds in curves.values() for curve in seeds)]
+    if not shown:
+        return
+    figure, axes = plt.subplots(len(shown), 2, figsize=(11, 3.6 * len(shown)), squeeze=False, sharey="row")
+    for row, name in zip(axes, shown, strict=True):
+        for colour, (system, seeds) in enumerate(curves.items()):
+            for number, curve in enumerate(curve for curve in seeds if name in curve[0]):
+                label = system if number == 0 else None
+                values = [point[name] for point in curve]
+                style = {"color": f"C{colour}", "marker": ".", "alpha": 0.8, "label": label}
+                row[0].plot([point["updates"] * tokens_per_update / 1e6 for point in curve], values, **style)
+                row[1].plot([point["seconds"] / 60 for point in curve], values, **style)
+        row[0].set_ylabel(f"validation {name.upper()} loss, bits")
+        row[0].set_xlabel("original tokens, millions")
+        row[1].set_xlabel("minutes of training")
+        row[0].legend()
+    save(figure, path)
+
+
+def draw_infilling(path: Path, lengths: Sequence[int], rows: Mapping[str, Sequence[float]], title: str) -> None:
+    """Token accuracy by length of the span, a line for each system and method."""
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    for name, values in rows.items():
+        axes.plot(lengths, values, marker="o", label=name)
+    axes.set_xlabel("tokens of the span")
+    axes.set_ylabel("tokens right, %")
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=8)
+    save(figure, path)
+
+
+def draw_scores(path: Path, scores: Mapping[str, Sequence[float]], title: str) -> None:
+    """A bar for the mean of each system, and a dot for each seed."""
+    figure, axes = plt.subplots(figsize=(1.5 + 1.2 * len(scores), 3.6))
+    for i, values in enumerate(scores.values()):
+        axes.bar(i, sum(values) / len(values), color=f"C{i}", alpha=0.5)
+        axes.plot([i] * len(values), values, "k.", alpha=0.8)
+    every = [value for values in scores.values() for value in values]
+    spread = max(every) - min(every) or 1
+    axes.set_ylim(max(0, min(every) - spread), max(every) + spread / 2)
+    axes.set_xticks(range(len(scores)), list(scores))
+    axes.set_title(title, fontsize=10)
+    save(figure, path)

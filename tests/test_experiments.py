@@ -1,0 +1,289 @@
+"""scripts/experiments: variants against slow references, jobs that are stopped and go on, paired intervals, the whole
+path as one command."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fairseq.data import ListDataset
+from reference import forward, kind, may_see, small_dictionary, small_model
+
+HERE = Path(__file__).parents[1] / "scripts" / "experiments"
+sys.path.insert(0, str(HERE))
+
+import variants  # noqa: E402
+from curves import read_curve  # noqa: E402
+from paired import difference  # noqa: E402
+from paragraphs import main as paragraphs_main  # noqa: E402
+from runner import Job, Runner, mend  # noqa: E402
+
+from fairseq_pmlm.blocks import TextBlocks  # noqa: E402
+from fairseq_pmlm.datasets import PMLMDataset  # noqa: E402
+from fairseq_pmlm.errors import PMLMError  # noqa: E402
+from fairseq_pmlm.infilling import score  # noqa: E402
+
+MASK, PSEUDO = 34, 35
+
+
+@pytest.fixture(autouse=True)
+def unchanged():
+    yield
+    variants.change_visibility("none")
+
+
+def variant_dataset(variant, objective):
+    rng = np.random.default_rng(0)
+    lines = [torch.tensor([*rng.integers(4, 34, 11).tolist(), 2]) for _ in range(6)]
+    blocks = TextBlocks(ListDataset(lines, np.full(6, 12)), 21, pad=1, eos=2)
+    options = {"mask_prob": 0.4, "leave_unmasked_prob": 0.3, "random_token_prob": 0.2}
+    dataset = PMLMDataset(blocks, small_dictionary(), objective, **options)
+    return dataset, variants.VariantDataset(dataset, variant)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize(
+    ("variant", "objective"),
+    [
+        *((name, "ae+par") for name in variants.VARIANTS if name != "no-placeholders"),
+        *((name, "par") for name in variants.VARIANTS),
+    ],
+)
+def test_variants_equal_a_slow_reference(variant, objective, relative):
+    plain, changed = variant_dataset(variant, objective)
+    model = small_model(relative)
+    variants.change_visibility(variant)
+    samples = [changed[i] for i in range(len(changed))]
+    batch = changed.collater(samples)["net_input"]
+    x = model.backbone(**{k: v for k, v in batch.items() if k not in ("wanted",)}).flatten(0, 1)[batch["wanted"]]
+    expected = {"ae": [], "par": []}
+    hidden_somewhere = False
+    for i in range(len(plain)):
+        slots = plain[i]["slots"]
+        tokens, positions, segments = (part.tolist() for part in slots[:3])
+        kinds = [kind(int(step)) for step in slots.steps]
+        masked = {positions[k] for k, (what, _) in enumerate(kinds) if what == "pseudo"}
+        placeholder = [kinds[k][0] == "context" and positions[k] in masked for k in range(len(kinds))]
+        if variant == "one-symbol":
+            tokens = [MASK if token == PSEUDO else token for token in tokens]
+
+        def sees(q, k, kinds=kinds, placeholder=placeholder, tokens=tokens):
+            if variant == "hidden-kept" and placeholder[k] and tokens[k] != MASK and kinds[q][0] != "context":
+                return False
+            if variant == "no-placeholders" and placeholder[k]:
+                return False
+            if variant == "blind-originals" and kinds[q][0] == "original" and kinds[k] == kinds[q] and q != k:
+                return False
+            return may_see(kinds[q], kinds[k])
+
+        count = range(len(kinds))
+        lists = [[k for k in count if sees(q, k)] or [q] for q in count]
+        default = [[k for k in count if may_see(kinds[q], kinds[k])] for q in count]
+        hidden_somewhere |= lists != default or variant == "one-symbol"
+        out = forward(model, tokens, positions, segments, lists)
+        queries = slots.queries.tolist()
+        expected["ae"] += [out[q] for q in queries[: slots.context_queries]]
+        expected["par"] += [out[q] for q in queries[slots.context_queries :]]
+    assert hidden_somewhere == (variant != "none")
+    torch.testing.assert_close(x, torch.stack(expected["ae"] + expected["par"]), rtol=0, atol=3e-5)
+
+
+@torch.no_grad()
+def test_blind_originals_are_blind_in_decoding_too():
+    from test_infilling import STEPS, gapped
+
+    from fairseq_pmlm.infilling import infill
+
+    model, text = small_model(True), gapped(10, STEPS[4], 30)
+    default = score(model, [text])[0]
+    variants.change_visibility("blind-originals")
+    (filling,) = infill(model, [text], beam=1)[0]
+    text.tokens[text.mask.positions] = filling.tokens
+    np.testing.assert_allclose(score(model, [text])[0], filling.logprobs, rtol=0, atol=3e-5)
+    assert not np.allclose(default, filling.logprobs)
+
+
+def shell(job, command):
+    return ["bash", "-c", command, job]
+
+
+def make(out, name, *commands, needs=(), **facts):
+    return Job(name, lambda: [shell(name, c) for c in commands], lambda: {"kind": "x", "n": 1}, needs, facts)
+
+
+def test_jobs_run_once_in_order_and_go_on_after_a_failure(tmp_path):
+    log, bad = tmp_path / "log", tmp_path / "bad"
+    bad.touch()
+
+    def jobs():
+        return [
+            make(tmp_path, "b", f"echo b >>{log}", needs=["a"]),
+            make(tmp_path, "a", f"echo a1 >>{log}", f"test ! -e {bad}", f"echo a2 >>{log}"),
+            make(tmp_path, "c", f"echo c >>{log}"),
+        ]
+
+    with pytest.raises(PMLMError, match=r"a failed; see .*logs/a\.log"):
+        Runner(tmp_path, jobs(), 1, 60).run()
+    assert log.read_text().split() == ["a1"]
+    bad.unlink()
+    seen = []
+    assert Runner(tmp_path, jobs(), 1, 60, lambda results: seen.append(len(results))).run()
+    assert log.read_text().split() == ["a1", "a2", "b", "c"]  # what had ended well is not run again
+    assert seen == [0, 1, 2, 3]
+    assert [json.loads(line)["name"] for line in (tmp_path / "results.jsonl").read_text().splitlines()] == [
+        "b",
+        "a",
+        "c",
+    ]
+    assert Runner(tmp_path, jobs(), 1, 60).run()
+    assert log.read_text().split() == ["a1", "a2", "b", "c"]
+    with pytest.raises(PMLMError, match=r"other options \(updates: None and now 5\)"):
+        Runner(tmp_path, [make(tmp_path, "c", "true", updates=5)], 1, 60).run()
+
+
+def test_jobs_stop_in_time_and_end_what_they_started(tmp_path):
+    begun = time.monotonic()
+    job = make(tmp_path, "long", f"echo $$ >{tmp_path}/pid; sleep 100")
+    assert not Runner(tmp_path, [job], 2, 1.5).run()
+    assert time.monotonic() - begun < 20
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert not (tmp_path / "runs/long/result.json").exists()
+
+
+def test_a_checkpoint_that_was_cut_off_gives_way_to_the_one_before(tmp_path):
+    torch.save({"model": torch.arange(1000)}, tmp_path / "checkpoint_1_500.pt")
+    whole = (tmp_path / "checkpoint_1_500.pt").read_bytes()
+    last = tmp_path / "checkpoint_last.pt"
+    last.write_bytes(whole[:2000])
+    mend(tmp_path)
+    assert last.read_bytes() == whole
+    last.write_bytes(b"")
+    (tmp_path / "checkpoint_1_500.pt").write_bytes(whole[:100])
+    mend(tmp_path)
+    assert not list(tmp_path.iterdir())  # starts anew
+    mend(tmp_path / "not-there")
+
+
+def test_paired_differences():
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=400) * 10  # what makes items hard is common to both
+    second = [common + rng.normal(size=400) for _ in range(3)]
+    found = difference([x + 0.5 + rng.normal(size=400) for x in second], second)
+    assert found.low < 0.5 < found.high
+    assert found.high - found.low < 0.6  # and far less than without pairing: 4 * 10 / 20
+    assert (found.verdict(), found.verdict(less_is_better=True)) == ("better", "worse")
+    assert difference(second, second) == (0, 0, 0, 3)
+    noisy = difference([x + rng.normal(size=400) for x in second], second)
+    assert noisy.verdict() == "not separable"
+    # one seed that differs from the others moves the interval, however many items there are
+    assert difference([second[0] + 9, second[1], second[2]], second).verdict() == "not separable"
+    weights = np.arange(1, 401)
+    assert difference([2.0 * weights], [1.0 * weights], weights).mean == pytest.approx(1)
+
+
+def test_curves_count_what_was_trained_twice_once(tmp_path):
+    def valid(updates, loss, seconds):
+        row = {
+            "epoch": 1,
+            "valid_loss": "1",
+            "valid_ae_loss": loss,
+            "valid_seconds": seconds,
+            "valid_num_updates": updates,
+        }
+        return json.dumps({key: str(value) for key, value in row.items()})
+
+    rows = ["{'_name': None}", '{"epoch": 1, "num_updates": "50"}', valid(100, 8.5, 21.5), valid(200, 7.7, 10)]
+    rows += [valid(200, 7.5, 18.25), valid(300, 7.25, 20), "not a row"]
+    (tmp_path / "log").write_text("\n".join(rows) + "\n")
+    assert read_curve(tmp_path / "log") == [
+        {"updates": 100, "ae": 8.5, "seconds": 21.5},
+        {"updates": 200, "ae": 7.5, "seconds": 39.75},
+        {"updates": 300, "ae": 7.25, "seconds": 59.75},
+    ]
+    (tmp_path / "log").write_text("nothing\n")
+    with pytest.raises(PMLMError, match="no validation"):
+        read_curve(tmp_path / "log")
+
+
+def test_paragraphs_of_pages(tmp_path, capsys):
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "a.html").write_text(
+        "<html><p>This is <b>a sentence</b> that says\n quite enough &amp; ends well.<p>Too short.<pre>int x = 1;</pre>"
+        "<p>Here <pre>x = f(y)</pre>a second one is set around some code, as people do.</p>outside of paragraphs"
+        "<p>int f(int x) { return 2 * x + 1; } is = not ** prose at * all.</p>"
+        "<p>it ends with no mark but has many words</p>"
+    )
+    (tmp_path / "pages" / "skipped.html").write_text("<p>This page is one that has to be left out of it all.</p>")
+    out = tmp_path / "out.txt"
+    paragraphs_main([str(tmp_path / "pages"), "--out", str(out), "--skip", "*skipped*"])
+    assert out.read_text().splitlines() == [
+        "This is a sentence that says quite enough & ends well.",
+        "Here a second one is set around some code, as people do.",
+    ]
+    assert "2 of 5 paragraphs, 1 of 1 pages" in capsys.readouterr().out
+    with pytest.raises(PMLMError, match=r"no \.html files"):
+        paragraphs_main([str(out), "--out", str(tmp_path / "x")])
+
+
+def objectives(*args, check=True):
+    done = subprocess.run(
+        [sys.executable, HERE / "objectives.py", *map(str, args)], capture_output=True, text=True, timeout=900
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_the_whole_path_after_a_kill(tmp_path):
+    options = ["--smoke", "--out", tmp_path, "--jobs", 2, "--systems", "ae", "ae+par", "--tasks", "fairytaleqa-qg"]
+    process = subprocess.Popen([sys.executable, HERE / "objectives.py", *map(str, options)], start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "runs/ae.1/model/checkpoint_last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = objectives(*options)
+    assert "all done" in done.stdout
+    text = (tmp_path / "RESULTS.md").read_text()
+    with np.load(tmp_path / "runs/ae+par.1/measures.npz") as file:
+        m = dict(file)
+    assert len(m["ae"]) == len(m["par"]) == len(m["step"]) > 50
+    row = next(line for line in text.splitlines() if line.startswith("| AE+PAR | 1 |"))
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[5] == f"{m['ae'][m['shown']].mean():.2f}"
+    assert cells[8] == f"{m['par'][m['shown']].mean():.2f}"
+    results = {row["name"]: row for row in map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())}
+    assert results["ae.1"]["curve"][-1]["updates"] >= 8
+    items = results["ae+par.1.fairytaleqa-qg"]["items"]
+    assert re.search(rf"\| AE\+PAR \| {np.mean(items):.2f} \|", text)
+    for name in ("curves", "infilling", "fairytaleqa-qg"):
+        assert (tmp_path / "charts" / f"{name}.png").stat().st_size > 5000
+    assert not list(tmp_path.glob("runs/*fairytaleqa-qg/model"))  # a fine-tuned model is not needed any more
+    # nothing is run again, and the table is the same
+    assert "all done" in objectives(*options).stdout
+    assert (tmp_path / "RESULTS.md").read_text() == text
+    refused = objectives(*options, "--updates", 9, check=False)
+    assert refused.returncode == 1
+    assert re.search(r"error: .*ae.1/result.json was made with other options .updates: 8 and now 9", refused.stderr)
+
+
+def test_options_are_refused(tmp_path):
+    from objectives import main
+
+    for args, match in (
+        (["--hours", "0"], "--hours 0.0: give more than 0"),
+        (["--smoke", "--text", "x"], "--smoke makes its own text"),
+        ([], "--text DIR is missing"),
+        (["--text", str(tmp_path), "--setting", "gpu"], "there is no GPU here|no files"),
+    ):
+        with pytest.raises(PMLMError, match=match):
+            main(["--out", str(tmp_path / "out"), *args])
