@@ -461,3 +461,17 @@ def test_questions_alone_can_be_read(tmp_path):
         (paragraph,) = file.paragraphs()
         assert (paragraph.questions[0].answers, paragraph.questions[0].answered) == ([], answered)
         assert file.unanswered == (not answered)
+
+
+def test_batches_of_an_epoch_are_the_same_after_a_restart(tmp_path):
+    dataset, *_, task = load(tmp_path, training=True, name="train")
+
+    def batches(*epochs):
+        for epoch in epochs:
+            iterator = task.get_batch_iterator(dataset, max_sentences=2, seed=1, epoch=epoch)
+            found = [batch["id"].tolist() for batch in iterator.next_epoch_itr()]
+        return found
+
+    going_on = batches(1, 2)
+    task.dataset_to_epoch_iter.clear()
+    assert batches(2) == going_on
