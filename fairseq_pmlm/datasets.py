@@ -111,8 +111,7 @@ class PMLMDataset(FairseqDataset):
     def ordered_indices(self):
         """Indices sorted by size; equal sizes shuffled by numpy's global state.
 
-        fairseq seeds that alike for every epoch, so epochs differ in the order of the batches, and in the masks;
-        ``--update-ordered-indices-seed`` makes other batches as well.
+        fairseq seeds that with the epoch, so epochs differ in the batches and in their order, as in the masks.
         """
         order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))  # noqa: NPY002
         return order[np.argsort(self.sizes[order], kind="stable")]

@@ -116,7 +116,7 @@ class Record(NamedTuple):
     label: Optional[str]
 
 
-def read(path: str, table: Table, counts: Counts, skip_malformed: bool = False) -> Iterator[Record]:
+def read(path: str, table: Table, counts: Counts, skip_malformed: bool = False, hint: str = "") -> Iterator[Record]:
     """The records of a file, JSON lines where its name says so (``.jsonl``, ``.json``, also with ``.gz``).
 
     Args:
@@ -124,6 +124,7 @@ def read(path: str, table: Table, counts: Counts, skip_malformed: bool = False) 
         table: where texts and label stand.
         counts: what was read is added here; lines left out are ``counts.malformed``.
         skip_malformed: leave out lines with another number of columns, instead of stopping at the first.
+        hint: what to add to the message about such a line.
 
     Raises:
         PMLMError: no such column, another number of columns (naming the line), a value that is no text; see also
@@ -133,7 +134,7 @@ def read(path: str, table: Table, counts: Counts, skip_malformed: bool = False) 
     if is_json(path):
         rows = ((f"{path}, line {number}", values) for number, values in read_records(path, wanted, counts))
     else:
-        rows = _read_table(path, table, wanted, counts, skip_malformed)
+        rows = _read_table(path, table, wanted, counts, skip_malformed, hint)
     for where, values in rows:
         named = [f"{where}, {column!r}" for column in wanted]
         size = len(table.texts)
@@ -141,7 +142,7 @@ def read(path: str, table: Table, counts: Counts, skip_malformed: bool = False) 
         yield Record(where, texts, _label(values[size], named[size]) if table.label is not None else None)
 
 
-def _read_table(path, table: Table, wanted: Sequence[str], counts: Counts, skip_malformed: bool):
+def _read_table(path, table: Table, wanted: Sequence[str], counts: Counts, skip_malformed: bool, hint: str):
     counts.files += 1
     places = width = None
     for number, line in read_lines(path, counts):
@@ -159,10 +160,7 @@ def _read_table(path, table: Table, wanted: Sequence[str], counts: Counts, skip_
             if skip_malformed:
                 counts.malformed += 1
                 continue
-            raise PMLMError(
-                f"{path}, line {number}: {len(cells)} columns between tabs instead of {width}; --skip-malformed leaves "
-                "such lines out"
-            )
+            raise PMLMError(f"{path}, line {number}: {len(cells)} columns between tabs instead of {width}{hint}")
         yield f"{path}, line {number}", [cells[place] for place in places]
 
 
@@ -187,6 +185,8 @@ def is_json(path: str) -> bool:
 
 def _place(column: str, names: Optional[list[str]], width: int, path: str) -> int:
     if names is not None and column in names:
+        if names.count(column) > 1:
+            raise PMLMError(f"{path}, line 1: {names.count(column)} columns are called {column!r}; say its number")
         return names.index(column)
     if column.isdigit():
         if not 1 <= int(column) <= width:

@@ -206,6 +206,8 @@ def task_labels(task) -> Optional[list[str]]:
         raise PMLMError(
             f"--separator-token {task.cfg.separator_token}: a PMLM reads pairs as <s> a </s> b </s>; leave it out"
         )
+    if str(task.cfg.shorten_method) == "random_crop":
+        raise PMLMError("--shorten-method random_crop may cut off <s>, at which a PMLM classifies; use truncate")
     if task.cfg.regression_target:
         return None
     labels = label_names(dictionary)

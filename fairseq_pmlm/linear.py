@@ -84,6 +84,12 @@ class PackableLinear(nn.Linear):
         if has_onednn(self.weight):
             self.packs = Packs()
 
+    def train(self, mode: bool = True) -> "PackableLinear":
+        """As for every module; training forgets packed copies, as optimizers change ``.data``, which has no version."""
+        if mode and self.packs:
+            self.packs.clear()
+        return super().train(mode)
+
     def forward(
         self,
         x: Tensor,

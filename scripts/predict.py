@@ -57,6 +57,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         parser.error(f"--texts {' '.join(args.texts)}: one or two")
     if args.out and os.path.realpath(args.out) == os.path.realpath(args.input):
         raise PMLMError(f"--out {args.out} is the input")
+    if args.out and not os.path.isdir(os.path.dirname(args.out) or "."):  # now, and not after all the work
+        raise PMLMError(f"--out {args.out}: there is no directory {os.path.dirname(args.out)}")
     return args
 
 
@@ -70,12 +72,22 @@ def columns(path: str) -> tuple[str, ...]:
     if first is None:
         raise PMLMError(f"{path}: is empty")
     if glue.is_json(path):
-        pair = glue.has_column(path, glue.Table(()), "input1")
+        # in any record, not only in the first: else the second text of the others would be dropped
+        pair = any('"input1"' in line and has_key(line, "input1") for _, line in read_lines(path))
         return ("input0", "input1") if pair else ("input0",)
     width = first.count("\t") + 1
     if width > 2:
         raise PMLMError(f"{path}, line 1: {width} columns between tabs; say with --texts which of them are the texts")
     return tuple(str(i + 1) for i in range(width))
+
+
+def has_key(line: str, key: str) -> bool:
+    """Whether a line holds a JSON object with *key*; what is broken, :func:`fairseq_pmlm.glue.read` refuses."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and key in record
 
 
 def choose_head(model, name, data: str) -> str:

@@ -31,7 +31,6 @@ from fairseq_pmlm.scoring import as_json, format_table
 from fairseq_pmlm.squad.files import read_meta
 from fairseq_pmlm.squad.prediction import OURS, predict, read_threshold, write
 from fairseq_pmlm.squad.preparation import prepare
-from fairseq_pmlm.tasks.pmlm_squad import PMLMSquadTask
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -81,9 +80,12 @@ def main(argv=None) -> None:
                 print(f"{prepared['test'].cut:,} questions cut to {limits.max_question_positions} tokens")
         elif split not in parts:
             raise PMLMError(f"--split {split}: {data} has the parts {', '.join(parts)}")
-        models, _, task = checkpoint_utils.load_model_ensemble_and_task([args.path], arg_overrides={"data": data})
-        if not isinstance(task, PMLMSquadTask):
-            raise PMLMError(f"--path {args.path} was trained for {type(task).__name__}, not for --task pmlm_squad")
+        state = checkpoint_utils.load_checkpoint_to_cpu(args.path, {"data": data})
+        # looked up before the task is set up, as another one would look for its own data
+        trained_for = getattr(getattr(state.get("cfg"), "task", None), "_name", None)
+        if trained_for != "pmlm_squad":
+            raise PMLMError(f"--path {args.path} was trained for --task {trained_for}, not for --task pmlm_squad")
+        models, _, task = checkpoint_utils.load_model_ensemble_and_task([args.path], state=state)
         model, cuda = models[0].eval(), torch.cuda.is_available() and not args.cpu
         if cuda:
             model.cuda()

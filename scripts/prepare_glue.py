@@ -23,7 +23,7 @@ import shutil
 from collections import Counter
 
 from fairseq_pmlm import binarize, glue, tokenizer_files
-from fairseq_pmlm.bpe import FAIRSEQ_SYMBOLS
+from fairseq_pmlm.bpe import FAIRSEQ_SYMBOLS, MADE_UP
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.text import Counts, write_text
 
@@ -76,6 +76,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
             parser.error("give --task and --data, or --train, --texts and --label")
         if len(args.texts) > 2:
             parser.error(f"--texts {' '.join(args.texts)}: one or two")
+        if len({*args.texts, args.label}) <= len(args.texts):
+            parser.error(f"--texts {' '.join(args.texts)} and --label {args.label} name a column twice")
         if args.regression and args.labels:
             parser.error("--labels and --regression contradict each other")
     return args
@@ -110,7 +112,8 @@ class Reader:
 
     def read(self):
         """Records that are to be kept: all of a split without labels, else those with text."""
-        for record in glue.read(self.path, self.table, self.counts, self.skip_malformed):
+        hint = "; --skip-malformed leaves such lines out"
+        for record in glue.read(self.path, self.table, self.counts, self.skip_malformed, hint):
             if self.labelled and any(binarize.is_empty(text, self.bpe) for text in record.texts):
                 if not self.skip_empty:
                     raise PMLMError(f"{record.where}: empty text; --skip-empty leaves such records out")
@@ -161,7 +164,7 @@ def find_labels(args: argparse.Namespace, inputs, bpe) -> tuple[str, ...]:
         if not reader.records:
             raise PMLMError(f"{args.train}: no records with text")
     for label in labels:
-        if not label or re.search(r"\s", label) or label in (*FAIRSEQ_SYMBOLS, "<mask>"):
+        if not label or re.search(r"\s", label) or label in (*FAIRSEQ_SYMBOLS, "<mask>") or MADE_UP.fullmatch(label):
             raise PMLMError(f"{args.train}: the label {label!r} is no word that fairseq's label dictionary can hold")
     if len(set(labels)) < 2:
         raise PMLMError(f"{args.train}: one class ({', '.join(labels)}) is nothing to choose from; is it --regression?")

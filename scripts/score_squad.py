@@ -10,6 +10,7 @@ is no answer) the best scores and their thresholds are reported, too: then give 
 
 import argparse
 import json
+import math
 
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.scoring import Bootstrap, as_json, format_table
@@ -43,6 +44,8 @@ def read_values(path: str, wanted: type) -> dict:
     content = read_json(path)
     for number, found in content.items():
         numeric = wanted is float and isinstance(found, (int, float)) and not isinstance(found, bool)
+        if numeric and not math.isfinite(found):
+            raise PMLMError(f"{path}, id {number}: expected a number, found {found}")
         if not numeric and not isinstance(found, wanted):
             raise PMLMError(
                 f"{path}, id {number}: expected {'a number' if wanted is float else 'text'}, found {kind(found)}"
@@ -55,6 +58,8 @@ def main(argv=None) -> None:
     args = parse_arguments(argv)
     if args.threshold is not None and not args.na_probs:
         raise PMLMError("--threshold: needs --na-probs")
+    if args.threshold is not None and math.isnan(args.threshold):
+        raise PMLMError(f"--threshold {args.threshold}: expected a number")
     bootstrap = Bootstrap(args.bootstrap, args.confidence, args.seed)
     file = SquadFile(args.data, Counts())
     if args.na_probs and file.version != "2.0":

@@ -33,7 +33,10 @@ def best_results(path: str) -> tuple[int, Results]:
         found = re.search(r'"(valid\w*)_num_updates"', line)
         if found is None or not line.startswith("{"):
             continue
-        split, values = found[1], json.loads(line)
+        try:
+            split, values = found[1], json.loads(line)
+        except ValueError:
+            continue  # cut off, as a training that is killed leaves its last line
         results = by_update.setdefault(int(values[f"{split}_num_updates"]), {})
         for metric in (*METRICS, "score"):
             if f"{split}_{metric}" in values:

@@ -148,7 +148,7 @@ def test_raw_questions_without_answers(folder, trained, pretrained, capsys):
     ]:
         with pytest.raises(PMLMError, match=message):
             predict(folder, path, *options)
-    with pytest.raises(PMLMError, match="was trained for PMLMTask, not for --task pmlm_squad"):
+    with pytest.raises(PMLMError, match="was trained for --task pmlm, not for --task pmlm_squad"):
         predict(folder, pretrained[0])
 
 

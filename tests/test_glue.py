@@ -169,6 +169,7 @@ def test_columns_by_number_and_json_lines(tmp_path):
         ([["a", "l"]], Table(("3",), "2", header=False), "there is no column 3; a line has 2"),
         ([["a", "l"]], Table(("a",), "2", header=False), "without a header, columns are numbers from 1"),
         ([["a", "1"]], Table(("4",), "2", header=False, columns=4), "2 columns between tabs instead of 4"),
+        ([["a", "l", "a"]], Table(("a",), "l"), r"t\.tsv, line 1: 2 columns are called 'a'; say its number"),
     ],
 )
 def test_tables_that_are_not_as_they_should_be(tmp_path, rows, table, message):

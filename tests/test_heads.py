@@ -194,13 +194,13 @@ def test_names_that_no_head_can_have(name):
         small_model().register_classification_head(name, num_classes=2)
 
 
-def task(labels=("bad", "good"), num_classes=2, init_token=0, separator_token=None, regression_target=False):
+def task(labels=("bad", "good"), num_classes=2, init_token=0, separator_token=None, regression_target=False, **more):
     dictionary = Dictionary()
     for label in [*labels, "madeupword0000", "<mask>"]:
         dictionary.add_symbol(label)
     cfg = SimpleNamespace(
         data="somewhere", num_classes=num_classes, init_token=init_token, separator_token=separator_token,
-        regression_target=regression_target,
+        regression_target=regression_target, **{"shorten_method": "none", **more},
     )  # fmt: skip
     return SimpleNamespace(label_dictionary=dictionary, source_dictionary=small_dictionary(), cfg=cfg)
 
@@ -212,6 +212,7 @@ def test_what_a_task_must_agree_on_with_the_model():
     for options, message in [
         ({"init_token": None}, "--init-token 0 puts first; given is None"),
         ({"separator_token": 2}, "--separator-token 2: a PMLM reads pairs as <s> a </s> b </s>"),
+        ({"shorten_method": "random_crop"}, "--shorten-method random_crop may cut off <s>"),
         ({"labels": ["a", "b", "c"]}, r"somewhere/label/dict.txt has 3 classes \(a, b, c\), and the head has 2"),
         ({"num_classes": 3}, r"has 2 classes \(bad, good\), and the head has 3"),
     ]:

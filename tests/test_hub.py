@@ -245,6 +245,9 @@ def test_predict_refuses(place, options, tmp_path):
     empty.write_text("")
     wide.write_text("a\tb\tc\n")
     text.write_text("a\n" + "a " * 60 + "\n")
+    mixed, ragged = tmp_path / "mixed.jsonl", tmp_path / "ragged.tsv"
+    mixed.write_text('{"input0": "a"}\n{"input0": "a", "input1": "b"}\n')
+    ragged.write_text("a\tb\na\n")
     for args, message in [
         ([empty, *options], "is empty"),
         ([wide, *options], "3 columns between tabs; say with --texts"),
@@ -252,6 +255,9 @@ def test_predict_refuses(place, options, tmp_path):
         ([text, *options[:-2]], "several classification heads; give --head with one of sentence_classification_head"),
         ([text, *options[:-1], "stars", "--format", "probabilities"], "the head gives numbers"),
         ([text, *options, "--out", text], "is the input"),
+        ([text, *options, "--out", tmp_path / "no" / "x"], "--out .*/no/x: there is no directory .*/no"),
+        ([mixed, *options], r"mixed\.jsonl, line 1: no key 'input1'"),
+        ([ragged, *options], r"line 2: 1 columns between tabs instead of 2$"),
     ]:
         with pytest.raises(PMLMError, match=message):
             call("predict", *args)

@@ -108,3 +108,13 @@ def test_other_types_are_left_to_torch(dtype):
     x = torch.randn(3, 24, dtype=dtype)
     with torch.no_grad():
         assert torch.equal(packed(x), plain(x))
+
+
+def test_training_forgets_packed_weights():
+    _, packed = pair()
+    x = torch.randn(7, 24)
+    with torch.no_grad():
+        packed.eval()(x)
+        packed.train()
+        packed.weight.data.mul_(2)  # as fairseq's optimizers do: no version of the weight says so
+        torch.testing.assert_close(packed.eval()(x), F.linear(x, packed.weight, packed.bias))

@@ -92,6 +92,7 @@ def test_regression_with_json_lines(tmp_path, vocabulary):
         ([["a", "1"], ["", "0"]], [["c", "1"]], [], r"train\.tsv, line 2: empty text; --skip-empty"),
         ([["a", "1"], ["b", "1"]], [["c", "1"]], [], r"one class \(1\) is nothing to choose from"),
         ([["a", "1"], ["b", "a b"]], [["c", "1"]], [], "the label 'a b' is no word"),
+        ([["a", "1"], ["b", "madeupword0001"]], [["c", "1"]], [], "the label 'madeupword0001' is no word"),
         (
             [["a", "1"], ["b", "x"]],
             [["c", "1"]],
@@ -121,6 +122,8 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path, vocabulary, train, vali
         (["--train", "x"], "give --task and --data, or --train, --texts and --label"),
         (["--train", "x", "--label", "l", "--texts", "a", "b", "c"], "--texts a b c: one or two"),
         (["--train", "x", "--label", "l", "--texts", "a", "--regression", "--labels", "0"], "contradict each other"),
+        (["--train", "x", "--label", "l", "--texts", "a", "a"], "--texts a a and --label l name a column twice"),
+        (["--train", "x", "--label", "a", "--texts", "a"], "--texts a and --label a name a column twice"),
     ],
 )
 def test_options_that_do_not_fit(arguments, message, capsys):

@@ -108,6 +108,10 @@ def test_mean_and_deviation_are_those_of_the_checkpoints_kept(tmp_path, capsys):
         "| accuracy (valid1) | 65.00 | 7.07 | 70.00 | 60.00 |",
         "| at update | | | 20 | 20 |",
     ]
+    with logs[1].open("a") as f:  # killed while it wrote
+        f.write('{"valid_score": "99", "valid_num_updates": "30"')
+    seeds.main([str(log) for log in logs])
+    assert "| at update | | | 20 | 20 |" in capsys.readouterr().out
     (tmp_path / "c.log").write_text("begin\n")
     with pytest.raises(PMLMError, match="no validation with a score"):
         seeds.main([str(tmp_path / "c.log")])

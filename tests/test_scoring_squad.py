@@ -148,6 +148,12 @@ def test_what_is_missing_is_named():
         score_squad({}, {}, "1.1")
 
 
+def test_resamples_without_questions_of_a_kind_say_nothing_of_it():
+    answers = {f"q{i}": ["x"] for i in range(30)} | {"n": []}
+    scores = score_squad({i: "x" if golds else "" for i, golds in answers.items()}, answers, "2.0").scores.values
+    assert scores["NoAns_f1"] == scores["HasAns_f1"] == (100, 100, 100)
+
+
 @pytest.fixture
 def files(tmp_path):
     answers = [{"text": "fox", "answer_start": 2}]
@@ -189,7 +195,9 @@ def test_script(files, capsys):
         ("predictions", "{", [], "predictions.json: broken JSON"),
         ("predictions", '{"q1": ""}', [], "1 of 2 questions have no prediction; the first: q2"),
         ("na", '{"q1": "x"}', ["--na-probs", "na.json"], "na.json, id q1: expected a number, found a string"),
+        ("na", '{"q1": NaN}', ["--na-probs", "na.json"], "na.json, id q1: expected a number, found nan"),
         ("na", "{}", ["--threshold", "0.5"], "--threshold: needs --na-probs"),
+        ("na", "{}", ["--na-probs", "na.json", "--threshold", "nan"], "--threshold nan: expected a number"),
         ("data", '{"version": "3"}', [], "SQuAD version '3'; known are 1.1, v1.1, 2.0, v2.0"),
         ("data", '{"version": "1.1", "data": []}', ["--na-probs", "na.json"], "is of version 1.1"),
     ],

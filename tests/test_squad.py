@@ -428,6 +428,7 @@ NO_ID["data"][0]["paragraphs"][0]["qas"][0] = without("id", NO_ID["data"][0]["pa
         (squad(answers=[{"text": "fox", "answer_start": -8}]), "'fox' should stand at -8, where there is 'A f'"),
         (squad(answers=[]), "id q1: no answers; version 1.1 has one for every question"),
         (squad("v2.0", is_impossible=True), "id q1: is_impossible is true, but there are answers"),
+        (squad("v2.0", is_impossible=False, answers=[]), "id q1: is_impossible is false, but there are no answers"),
         (squad("v2.0", is_impossible="no"), "id q1: 'is_impossible' should be true or false, but is a string"),
         (squad("3.0"), r"SQuAD version '3\.0'; known are 1\.1, v1\.1, 2\.0, v2\.0"),
         (squad(["1.1"]), r"SQuAD version \['1\.1'\]"),
@@ -451,6 +452,7 @@ def test_questions_alone_can_be_read(tmp_path):
         ("2.0", {}, False),
         ("1.1", {"answers": []}, False),
         ("2.0", {"answers": []}, True),
+        ("2.0", {"answers": [], "is_impossible": False}, False),
     ]:
         data = squad(version)
         data["data"][0]["paragraphs"][0]["qas"] = [{"id": "q", "question": "Who?"} | entry]
@@ -459,3 +461,17 @@ def test_questions_alone_can_be_read(tmp_path):
         (paragraph,) = file.paragraphs()
         assert (paragraph.questions[0].answers, paragraph.questions[0].answered) == ([], answered)
         assert file.unanswered == (not answered)
+
+
+def test_batches_of_an_epoch_are_the_same_after_a_restart(tmp_path):
+    dataset, *_, task = load(tmp_path, training=True, name="train")
+
+    def batches(*epochs):
+        for epoch in epochs:
+            iterator = task.get_batch_iterator(dataset, max_sentences=2, seed=1, epoch=epoch)
+            found = [batch["id"].tolist() for batch in iterator.next_epoch_itr()]
+        return found
+
+    going_on = batches(1, 2)
+    task.dataset_to_epoch_iter.clear()
+    assert batches(2) == going_on

@@ -88,7 +88,11 @@ class Bootstrap:
         return sums
 
     def interval(self, samples: np.ndarray) -> tuple[Optional[float], Optional[float]]:
-        """Percentile interval that holds the middle *confidence* of *samples*; (None, None) where there are none."""
+        """Percentile interval that holds the middle *confidence* of *samples*; (None, None) where there are none.
+
+        Samples for which the score is not defined (nan) do not count.
+        """
+        samples = samples[~np.isnan(samples)]
         if not len(samples):
             return None, None
         low, high = np.quantile(samples, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])

@@ -75,6 +75,11 @@ def best_threshold(
     return 100 * float(totals[best]) / len(scores), float(probabilities[order[best - 1]]) if best else 0.0
 
 
+def share(parts: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """In percent; nan of nothing, as a resample may hold no question without an answer."""
+    return 100 * np.divide(parts, of, out=np.full(parts.shape, np.nan), where=of > 0)
+
+
 class SquadScores(NamedTuple):
     """Scores, and the thresholds that ``best_exact`` and ``best_f1`` need (by metric; none without probabilities)."""
 
@@ -135,7 +140,7 @@ def score_squad(
         for column, name in enumerate(("exact", "f1")):
             total = len(columns)
             columns += [values[:, column] * part, part]
-            functions[prefix + name] = lambda sums, at=total: 100 * sums[:, at] / np.maximum(sums[:, at + 1], 1)
+            functions[prefix + name] = lambda sums, at=total: share(sums[:, at], sums[:, at + 1])
     found, samples = corpus_scores(np.stack(columns, axis=1), functions, bootstrap)
     pairs = {"version": version, "multiref": "max"}
     if version == "2.0" and probabilities is not None:

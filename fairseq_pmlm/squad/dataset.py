@@ -49,6 +49,12 @@ class SquadDataset(FairseqDataset):
         self.rows = read_windows(prefix, len(questions), len(passages))
         self.sizes = np.asarray(questions.sizes, np.int64)[self.rows[:, 0]] + 3 + self.rows[:, 3]
 
+    @property
+    def can_reuse_epoch_itr_across_epochs(self):
+        # fairseq seeds ordered_indices with the epoch in which the batches are made: kept for later epochs, they would
+        # be others than those of a run that resumes there.
+        return False
+
     def __len__(self):
         return len(self.rows)
 

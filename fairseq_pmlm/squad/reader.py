@@ -92,9 +92,12 @@ class SquadFile:
         answers = [self.answer(answer, passage, where) for answer in listed]
         if answers and impossible:
             raise PMLMError(f"{where}: is_impossible is true, but there are answers")
+        promised = self.version == "2.0" and not answers and not impossible and "is_impossible" in entry
+        if promised and self.answered:
+            raise PMLMError(f"{where}: is_impossible is false, but there are no answers")
         if not answers and self.answered and self.version == "1.1":
             raise PMLMError(f"{where}: no answers; version 1.1 has one for every question")
-        answered = bool(answers) or (self.version == "2.0" and "answers" in entry)
+        answered = bool(answers) or (self.version == "2.0" and "answers" in entry and not promised)
         self.unanswered += not answered
         return Question(number, text, answers, answered, where)
 
