@@ -94,7 +94,8 @@ class ProjectionLoss(torch.autograd.Function):
             if not len(x):
                 of_weight.zero_()
             subtract_wanted(wanted, x, weight, target, of_x, of_weight, of_bias)
-            ctx.save_for_backward(of_x, of_weight.to(weight.dtype), of_bias.to(bias.dtype))
+            ctx.save_for_backward(of_x, of_weight, of_bias)
+            ctx.dtypes = x.dtype, weight.dtype, bias.dtype
         ctx.mark_non_differentiable(rows, nll, correct)
         return rows.sum(), rows, nll, correct
 
@@ -102,7 +103,9 @@ class ProjectionLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor, *others):
         one = grad.device.type == "cpu" and grad == 1
-        return *(x if one else x * grad.to(x.dtype) for x in ctx.saved_tensors), None, None, None, None
+        # scaled before they are rounded: small ones would be lost in fp16, whose loss is scaled for their sake
+        scaled = (x if one else x * grad.to(x.dtype) for x in ctx.saved_tensors)
+        return *(x.to(dtype) for x, dtype in zip(scaled, ctx.dtypes, strict=True)), None, None, None, None
 
 
 def subtract_wanted(

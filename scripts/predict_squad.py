@@ -76,6 +76,11 @@ def main(argv=None) -> None:
         if args.input:
             data, split = temporary, "test"
             prepared = prepare({"test": args.input}, args.data, limits, temporary)
+            version = read_meta(args.data)[0]
+            if read_meta(temporary)[0] != version:
+                print(f"note: the questions are of version {read_meta(temporary)[0]}, the model's of {version}")
+            if not prepared["test"].answered:
+                print("not scored: some questions come without answers")
             if prepared["test"].cut:
                 print(f"{prepared['test'].cut:,} questions cut to {limits.max_question_positions} tokens")
         elif split not in parts:

@@ -1,4 +1,7 @@
-"""From the scores of slots to answers: the best spans of a window, and of all windows of a question (numpy)."""
+"""From the scores of slots to answers: the best spans of a window, and of all windows of a question (numpy).
+
+A span in several windows has its best score; BERT's scripts count it in the window that shows most around it alone.
+"""
 
 import itertools
 from collections.abc import Iterable, Sequence
