@@ -331,6 +331,7 @@ NOISE = [
     (r"\s*'config' is validated against ConfigStore schema with the same name", UserWarning, ""),
     (r"`torch\.cuda\.amp\.(autocast|GradScaler)\(args\.\.\.\)` is deprecated", FutureWarning, r"fairseq\."),
     (r"'pin_memory' argument is set as true but no accelerator is found", UserWarning, r"torch\.utils\.data\."),
+    (r"`broadcast_buffers` is deprecated", FutureWarning, r"fairseq"),
     # fairseq's decoder passes a bool padding mask and a float causal mask
     (r"Support for mismatched key_padding_mask and attn_mask is deprecated", UserWarning, r"torch\.nn\.functional$"),
 ]

@@ -250,9 +250,11 @@ def losses_named(plan) -> Iterator[None]:
     except RuntimeError as error:
         if not plan.distributed_world_size > 1 or not is_loss(error):
             raise
+        # without the place in gloo's source, and its advice
+        cause = re.sub(r"^\[\S+:\d+\] |\. This is typically .*", "", str(error).splitlines()[0])
         who = "a process" if plan.distributed_rank is None else f"process {plan.distributed_rank}"
         raise PMLMError(
-            f"{who} of {plan.distributed_world_size} has lost another one ({first_line(error)}); the output of "
+            f"{who} of {plan.distributed_world_size} has lost another one ({cause}); the output of "
             "that one says why it ended; the same command goes on from the last checkpoint"
         ) from error
 
