@@ -6,6 +6,7 @@ srun that it does not notice trains as many copies as there are processes, one o
 
 import contextlib
 import functools
+import importlib.util
 import logging
 import os
 import random
@@ -40,17 +41,13 @@ def train_in_many_processes() -> list[tuple[str, bool]]:
 
     def wrap_main(original):
         def patched(cfg, main, **kwargs):
-            if cfg.checkpoint.write_checkpoints_asynchronously:
-                raise PMLMError(
-                    "--write-checkpoints-asynchronously cannot be used: a crash leaves half of such a "
-                    "checkpoint, and without iopath fairseq trains nothing"
-                )
+            check(cfg)
             main = functools.partial(must_train, main)
             plan = cfg.distributed_training
             with losses_named(plan):
                 if cfg.common.tpu or plan.pipeline_model_parallel:
                     original(cfg, main, **kwargs)
-                elif torch.cuda.is_available() and not cfg.common.cpu:
+                elif on_gpus(cfg):
                     join_on_gpus(plan)
                     original(cfg, main, **kwargs)
                 else:
@@ -101,6 +98,34 @@ def train_in_many_processes() -> list[tuple[str, bool]]:
         replace(models, "DistributedFairseqModel", ["device_ids=[args.device_id],"], wrap_model),
         replace(Trainer, "train_step", ["if is_dummy_batch:", "sample_size *= 0.0"], wrap_step),
     ]
+
+
+def on_gpus(cfg) -> bool:
+    """Whether GPUs are there, and to be used."""
+    return torch.cuda.is_available() and not cfg.common.cpu
+
+
+def check(cfg) -> None:
+    """Refuse what would end in a traceback, or train nothing.
+
+    Raises:
+        PMLMError: naming the option.
+    """
+    plan = cfg.distributed_training
+    if cfg.checkpoint.write_checkpoints_asynchronously:
+        raise PMLMError(
+            "--write-checkpoints-asynchronously cannot be used: a crash leaves half of such a checkpoint, and without "
+            "iopath fairseq trains nothing"
+        )
+    sharded = "--zero-sharding os" if str(plan.zero_sharding) == "os" else None
+    if str(plan.ddp_backend) in ("fully_sharded", "slowmo"):
+        sharded = f"--ddp-backend {plan.ddp_backend}"
+        if not on_gpus(cfg):
+            raise PMLMError(
+                f"{sharded} needs GPUs; on CPUs give pytorch_ddp or legacy_ddp, also with --zero-sharding os"
+            )
+    if sharded and importlib.util.find_spec("fairscale") is None:
+        raise PMLMError(f"{sharded} needs fairscale: pip install fairscale")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

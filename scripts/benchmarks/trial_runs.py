@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,6 +83,7 @@ class Record:
 
     updates: dict[int, dict] = field(default_factory=dict)
     valid: list[int] = field(default_factory=list)
+    made: int = 0  # updates, those that were made again after a restart included
     doing: str = "starting"
     operations: int = 0
 
@@ -95,6 +97,7 @@ def read_record(path: str) -> Record:
                 found = json.loads(line)
                 if "update" in found:
                     record.updates[found["update"]] = found
+                    record.made += 1
                 elif "valid" in found:
                     record.valid += found["valid"]
                 else:
@@ -187,7 +190,7 @@ def _watch(path: str, kill_at: int) -> None:
         result = train_step(self, samples, *args, **kwargs)
         meters = metrics.get_meters("train")
         loss, norm = float(meters["loss"].val), float(meters["gnorm"].val)
-        note(update=self.get_num_updates(), loss=loss, norm=norm, ids=ids(samples))
+        note(update=self.get_num_updates(), loss=loss, norm=norm, ids=ids(samples), time=time.monotonic())
         return result
 
     def recorded_valid(self, sample, *args, **kwargs):
