@@ -133,7 +133,10 @@ def damage(path: str) -> Optional[str]:
         if os.path.getsize(path) == 0:
             return "is empty"
         if not zipfile.is_zipfile(path):
-            torch_load(path, map_location="cpu")  # the format before 2020, else truncated
+            with open(path, "rb") as file:
+                if file.read(4) == b"PK\x03\x04":
+                    return f"is cut short (after {os.path.getsize(path):,} bytes)"
+            torch_load(path, map_location="cpu")  # the format before 2020
             return None
         with zipfile.ZipFile(path) as archive:
             torn = archive.testzip()

@@ -56,6 +56,7 @@ def train_in_many_processes() -> list[tuple[str, bool]]:
                         original(cfg, main, **kwargs)
                     else:
                         spawn(cfg, main, kwargs)
+            leave(utils)
 
         return patched
 
@@ -255,6 +256,14 @@ def _spawned(index: int, main, cfg, kwargs: dict) -> None:
 
     with losses_named(cfg.distributed_training):
         utils.distributed_main(index, main, cfg, kwargs)
+    leave(utils)
+
+
+def leave(utils) -> None:
+    """Take leave of the other processes, which torch wants to be done before Python ends."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        vars(utils.get_global_group).pop("_global_group", None)
 
 
 def must_train(main, cfg, **kwargs) -> None:

@@ -160,7 +160,7 @@ def test_none_is_whole(tmp_path):
     os.truncate(save(tmp_path, "checkpoint_last.pt", 60), 300)
     with pytest.raises(PMLMError) as error:
         checkpoint_files.last_whole(str(tmp_path))
-    assert "checkpoint_last.pt is truncated, or not a checkpoint (" in str(error.value)
+    assert "checkpoint_last.pt is cut short (after 300 bytes); to start anew" in str(error.value)
     assert str(error.value).endswith("; to start anew, move them away or give another --save-dir")
 
 

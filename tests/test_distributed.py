@@ -240,7 +240,7 @@ MASKED = [(2, 2), (2, 1), (0, 2), (1, 0)]  # masked tokens in the first and in t
 
 
 def gradients(rank, backend):
-    """Gradients of the mean of both processes; the token embedding's has a sparse part, on a CPU."""
+    """Gradients of the mean of both processes; in the first process there may be none of a masked token."""
     model = tiny()
     args = DistributedTrainingConfig(ddp_backend=backend, distributed_world_size=2)
     args.tpu = False

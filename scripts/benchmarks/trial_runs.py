@@ -122,7 +122,7 @@ def start(command: str, arguments: list, log: str, record: str, kill_at: int = 0
     return process
 
 
-def finish(process, timeout: float = 300) -> int:
+def finish(process, timeout: float = 1200) -> int:
     """Wait for *process*; its exit status, negative for a signal."""
     process.join(timeout)
     if process.is_alive():
