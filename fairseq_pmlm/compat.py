@@ -1,9 +1,10 @@
-"""Every patch of fairseq there is: what current Python, torch and hydra broke, and one loss of data that nobody sees.
+"""Every patch of fairseq is applied here: what current Python, torch and hydra broke, and losses that nobody sees.
 
 fairseq is no longer maintained, so its users mend it where they stand. :func:`apply` runs every patch once, before the
-rest of the package is imported; nothing else in the package patches fairseq. Each patch names the source lines it
-mends; where an installed fairseq has other lines, one warning says so. The patches are written so that they do
-no harm where upstream has mended the same thing.
+rest of the package is imported. What is about whole trainings lies apart (:mod:`~fairseq_pmlm.checkpoint_files`,
+:mod:`~fairseq_pmlm.resuming`, :mod:`~fairseq_pmlm.distributed`); nothing else patches fairseq. Each patch names the
+source lines it mends; where an installed fairseq has other lines, one warning says so. The patches are written so that
+they do no harm where upstream has mended the same thing.
 """
 
 import atexit
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from . import checkpoint_files, distributed, resuming
 from .errors import PMLMError, first_line
 from .loading import torch_load
 from .patching import ORIGINALS, replace
@@ -49,10 +51,13 @@ def apply() -> None:
     # a list, not any(): every patch has to run
     patches = [
         *load_data_only(),
-        *name_missing_checkpoints(),
+        name_missing_checkpoints(),
         tell_finetuning(),
         lose_no_sample(),
         *refuse_long_samples(),
+        *checkpoint_files.write_whole(),
+        *resuming.resume_exactly(),
+        *distributed.train_in_many_processes(),
     ]
     atexit.register(stop_readers)
     silence_deprecations()
@@ -164,10 +169,10 @@ def _torch_loads_data_only() -> Iterator[None]:
             torch.load = previous
 
 
-def name_missing_checkpoints() -> list[tuple[str, bool]]:
-    """Say in one line that the file given as ``--path`` or ``--finetune-from-model`` does not exist.
+def name_missing_checkpoints() -> tuple[str, bool]:
+    """Say in one line that the file given as ``--path`` does not exist.
 
-    Why: fairseq checks both itself, before it loads anything, and ends in a traceback.
+    Why: fairseq checks it itself, before it loads anything, and ends in a traceback.
     """
     from fairseq import checkpoint_utils
 
@@ -175,22 +180,15 @@ def name_missing_checkpoints() -> list[tuple[str, bool]]:
         def patched(*args, **kwargs):
             try:
                 return original(*args, **kwargs)
-            except (OSError, ValueError) as error:
-                found = re.fullmatch(
-                    r"Model file not found: (.+)|--finetune-from-model (.+) does not exist", str(error)
-                )
+            except OSError as error:
+                found = re.fullmatch(r"Model file not found: (.+)", str(error))
                 if found is None:
                     raise
-                raise PMLMError(f"checkpoint {found[1] or found[2]} does not exist") from error
+                raise PMLMError(f"checkpoint {found[1]} does not exist") from error
 
         return patched
 
-    return [
-        replace(checkpoint_utils, "load_model_ensemble_and_task", ["Model file not found: {}"], wrap),
-        replace(
-            checkpoint_utils, "load_checkpoint", ['f"--finetune-from-model {cfg.finetune_from_model} does not'], wrap
-        ),
-    ]
+    return replace(checkpoint_utils, "load_model_ensemble_and_task", ["Model file not found: {}"], wrap)
 
 
 def tell_finetuning() -> tuple[str, bool]:
@@ -333,6 +331,7 @@ NOISE = [
     (r"\s*'config' is validated against ConfigStore schema with the same name", UserWarning, ""),
     (r"`torch\.cuda\.amp\.(autocast|GradScaler)\(args\.\.\.\)` is deprecated", FutureWarning, r"fairseq\."),
     (r"'pin_memory' argument is set as true but no accelerator is found", UserWarning, r"torch\.utils\.data\."),
+    (r"`broadcast_buffers` is deprecated", FutureWarning, r"fairseq"),
     # fairseq's decoder passes a bool padding mask and a float causal mask
     (r"Support for mismatched key_padding_mask and attn_mask is deprecated", UserWarning, r"torch\.nn\.functional$"),
 ]

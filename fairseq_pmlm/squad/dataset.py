@@ -94,6 +94,11 @@ class SquadDataset(FairseqDataset):
             "net_input": {"src_tokens": tokens, "src_lengths": lengths},
         }
 
+    @property
+    def can_reuse_epoch_itr_across_epochs(self):
+        # Batches are made anew for each epoch, so that a restart within a later one finds the same.
+        return False
+
     def num_tokens(self, index):
         return int(self.sizes[index])
 
