@@ -123,11 +123,11 @@ def collate(samples: list[dict], objectives: tuple[str, ...], pad: int) -> dict:
     Context, [P] and originals are padded apart, so that the same columns mean the same everywhere.
 
     Returns:
-        ``id`` (batch,); ``ntokens``, ``nsentences``; ``objectives``; ``target`` (predictions,), those of all texts
-        for one objective after the other; and ``net_input`` with ``tokens``, ``positions``, ``segments``, ``steps``
-        (batch, slots), ``context_length``, ``queries`` (batch, selected), the slots that predict, padded;
-        ``context_queries``, how many of its leading columns lie in the context; and ``wanted`` (predictions,),
-        where in ``queries``, flattened, the slots for ``target`` are.
+        ``id`` (batch,); ``ntokens``, ``nslots``, ``nsentences``, without padding; ``objectives``; ``target``
+        (predictions,), those of all texts for one objective after the other; and ``net_input`` with ``tokens``,
+        ``positions``, ``segments``, ``steps`` (batch, slots), ``context_length``, ``queries`` (batch, selected), the
+        slots that predict, padded; ``context_queries``, how many of its leading columns lie in the context; and
+        ``wanted`` (predictions,), where in ``queries``, flattened, the slots for ``target`` are.
     """
     slots = [sample["slots"] for sample in samples]
     groups = len(objectives)
@@ -153,6 +153,9 @@ def collate(samples: list[dict], objectives: tuple[str, ...], pad: int) -> dict:
         queries[row, :, : masked[row]] = columns.reshape(groups, -1)
     real = np.arange(width) < masked[:, None]
     wanted = [np.flatnonzero(real[:, None] & (np.arange(groups) == group)[:, None]) for group in range(groups)]
+    leading = context_queries(objectives, width)
+    if not width:  # nothing to predict; the last layer is asked for one slot all the same, which nobody looks at
+        queries, leading = np.zeros((len(slots), 1), np.int64), 1
     target = [
         s.targets[group * n : (group + 1) * n] for group in range(groups) for s, n in zip(slots, masked, strict=True)
     ]
@@ -160,6 +163,7 @@ def collate(samples: list[dict], objectives: tuple[str, ...], pad: int) -> dict:
         "id": torch.tensor([sample["id"] for sample in samples]),
         "nsentences": len(samples),
         "ntokens": int(parts[:, 0].sum()),
+        "nslots": int(parts.sum()),
         "objectives": objectives,
         "target": torch.from_numpy(np.concatenate(target)),
         "net_input": {
@@ -169,7 +173,7 @@ def collate(samples: list[dict], objectives: tuple[str, ...], pad: int) -> dict:
             "steps": torch.from_numpy(steps),
             "context_length": context,
             "queries": torch.from_numpy(queries.reshape(len(slots), -1)),
-            "context_queries": context_queries(objectives, width),
+            "context_queries": leading,
             "wanted": torch.from_numpy(np.concatenate(wanted)),
         },
     }
