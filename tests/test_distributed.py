@@ -97,6 +97,9 @@ def test_options_alone(environment):
     found = plan(distributed_world_size=2, **by_hand)
     distributed.join_on_cpus(found)
     assert facts(found) == ("tcp://a:1", 2, 1, True, "gloo")
+    found = plan(distributed_world_size=2, distributed_init_method="tcp://a:1")  # fairseq starts none
+    distributed.join_on_cpus(found)
+    assert facts(found) == ("tcp://a:1", 2, 0, False, "gloo")
     with pytest.raises(PMLMError, match="--distributed-rank 1 on a CPU needs --distributed-no-spawn"):
         distributed.join_on_cpus(plan(distributed_world_size=2, distributed_rank=1))
     with pytest.raises(PMLMError, match="--distributed-world-size 2 with --distributed-no-spawn needs"):
