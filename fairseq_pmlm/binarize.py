@@ -304,15 +304,21 @@ def read_dictionary(path: str) -> list[str]:
     """The symbols of a ``dict.txt`` in the order of the file, without fairseq's own four.
 
     Raises:
-        PMLMError: the file is missing or a line is not ``symbol count``.
+        PMLMError: the file is missing, a line is not ``symbol count``, or a symbol is there twice.
     """
-    symbols = []
+    symbols: dict[str, int] = {}
     for number, line in read_lines(path):
         symbol, _, count = line.rpartition(" ")
         if not symbol or not count.isdigit() or symbol in FAIRSEQ_SYMBOLS:
-            raise PMLMError(f"{path}, line {number}: not 'symbol count' as fairseq's dictionaries have it")
-        symbols.append(symbol)
-    return symbols
+            raise PMLMError(
+                f"{path}, line {number}: not 'symbol count' as fairseq's dictionaries have it, but {line[:100]!r}"
+            )
+        if symbol in symbols:
+            raise PMLMError(
+                f"{path}, line {number}: the symbol {symbol[:100]!r} stands in line {symbols[symbol]} already"
+            )
+        symbols[symbol] = number
+    return list(symbols)
 
 
 def find_vocabulary(folder: str) -> tuple[str, str]:

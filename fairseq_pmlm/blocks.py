@@ -8,11 +8,12 @@ import torch
 from fairseq.data import FairseqDataset, TokenBlockDataset
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 
+from .binarized import check_tokens
 from .errors import PMLMError
 
 logger = logging.getLogger(__name__)
 
-NO_END = "line {line} of the binarized text does not end in </s>; binarize it again, with </s> at the end of each line"
+NO_END = "line {line} of {name} does not end in </s>; binarize the text again, with </s> at the end of each line"
 
 
 class Lines(FairseqDataset):
@@ -23,15 +24,21 @@ class Lines(FairseqDataset):
         eos: index of </s>.
         max_length: longest piece in tokens, or None to cut nothing.
         keep_empty: keep empty lines, which separate documents.
+        types: symbols in the dictionary; tokens beyond are an error where they are read. None: not looked at.
+
+    Raises:
+        PMLMError: a line is empty without </s>.
     """
 
-    def __init__(self, dataset, eos: int, max_length: int | None, keep_empty: bool):
+    def __init__(self, dataset, eos: int, max_length: int | None, keep_empty: bool, types: int | None = None):
         self.dataset = dataset
+        self.name = f"{getattr(dataset, '_path', 'the binarized text')}"
         self.eos = eos
+        self.types = types
         self.max_length = max_length
         with_end = np.asarray(dataset.sizes)
         if len(with_end) and with_end.min() < 1:
-            raise PMLMError(NO_END.format(line=int(np.argmin(with_end)) + 1))
+            raise PMLMError(NO_END.format(name=self.name, line=int(np.argmin(with_end)) + 1))
         self.tokens = int(with_end.sum(dtype=np.int64)) - len(with_end)
         self.cut_lines = 0 if max_length is None else int((with_end > max_length + 1).sum())
         # Where every line is one piece, nothing is held of each: a corpus has hundreds of millions of lines.
@@ -84,13 +91,15 @@ class Lines(FairseqDataset):
         """As :meth:`span`, of lines.
 
         Raises:
-            PMLMError: one of them does not end in </s>.
+            PMLMError: one of them does not end in </s>, or holds what is no token.
         """
         tokens = contiguous_tokens(self.dataset, first, last)
+        if self.types is not None:
+            check_tokens(tokens, self.types, f"{self.name}.bin, lines {first + 1} to {last + 1},")
         ends = np.cumsum(self.dataset.sizes[first : last + 1], dtype=np.int64) - 1
         ended = tokens[ends] == self.eos
         if not ended.all():
-            raise PMLMError(NO_END.format(line=first + int(np.argmin(ended)) + 1))
+            raise PMLMError(NO_END.format(name=self.name, line=first + int(np.argmin(ended)) + 1))
         text = np.ones(len(tokens), bool)
         text[ends] = False
         return tokens[text].astype(np.int64), ends - np.arange(len(ends))
@@ -127,15 +136,19 @@ class TextBlocks:
         block_size: longest block, in tokens.
         pad, eos: indices of <pad> and </s>.
         break_mode: ``none``, ``complete``, ``complete_doc`` or ``eos``, as fairseq has them.
+        types: symbols in the dictionary; see :class:`Lines`.
     """
 
-    def __init__(self, dataset, block_size: int, pad: int, eos: int, break_mode: str = "none"):
+    def __init__(
+        self, dataset, block_size: int, pad: int, eos: int, break_mode: str = "none", types: int | None = None
+    ):
         break_mode = str(break_mode)
         self.lines = Lines(
             dataset,
             eos,
             max_length=None if break_mode == "none" else block_size,
             keep_empty=break_mode in ("none", "complete_doc"),  # where they do not matter, and where they do
+            types=types,
         )
         if not self.lines.tokens:
             raise PMLMError("the binarized text holds no tokens; every line is empty")

@@ -1,9 +1,9 @@
 """Every patch of fairseq there is: what current Python, torch and hydra broke, and one loss of data that nobody sees.
 
 fairseq is no longer maintained, so its users mend it where they stand. :func:`apply` runs every patch once, before the
-rest of the package is imported; nothing else in the package patches fairseq. Each patch names the source lines it
-mends; where an installed fairseq has other lines, one warning says so. The patches are written so that they do
-no harm where upstream has mended the same thing.
+rest of the package is imported, and those of :mod:`fairseq_pmlm.guards`; nothing else in the package patches fairseq.
+Each patch names the source lines it mends; where an installed fairseq has other lines, one warning says so. The patches
+are written so that they do no harm where upstream has mended the same thing.
 """
 
 import atexit
@@ -20,7 +20,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from .errors import PMLMError, first_line
+from . import guards
+from .errors import PMLMError, find_user_error, first_line
 from .loading import torch_load
 from .patching import ORIGINALS, replace
 
@@ -53,6 +54,7 @@ def apply() -> None:
         tell_finetuning(),
         lose_no_sample(),
         *refuse_long_samples(),
+        *guards.patches(),
     ]
     atexit.register(stop_readers)
     silence_deprecations()
@@ -134,6 +136,10 @@ def load_data_only() -> list[tuple[str, bool]]:
                 raise PMLMError(f"checkpoint {path} does not exist") from error
             except (PermissionError, IsADirectoryError) as error:
                 raise PMLMError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
+            except Exception as error:  # fairseq expects a structure that the file need not have
+                if find_user_error(error):
+                    raise
+                raise PMLMError(f"checkpoint {path} cannot be used: {first_line(error)}") from error
 
         return patched
 
@@ -151,17 +157,25 @@ _loading = threading.RLock()
 
 @contextlib.contextmanager
 def _torch_loads_data_only() -> Iterator[None]:
-    """Within this block ``torch.load`` is :func:`fairseq_pmlm.loading.torch_load`.
+    """Within this block ``torch.load`` is :func:`fairseq_pmlm.loading.torch_load`, and looks at what it has read.
 
     The functions of fairseq that call it are long; swapping the one call keeps them as they are. Inside the call, and
     not around fairseq's function, the cause of an error is known to be the file.
     """
     with _loading:
-        previous, torch.load = torch.load, torch_load
+        previous, torch.load = torch.load, _load_checked
         try:
             yield
         finally:
             torch.load = previous
+
+
+def _load_checked(file, *args, **kwargs):
+    from . import state  # needs what is patched here
+
+    content = torch_load(file, *args, **kwargs)
+    state.check_sizes(content, last_checkpoint or "the checkpoint")
+    return content
 
 
 def name_missing_checkpoints() -> list[tuple[str, bool]]:

@@ -123,11 +123,11 @@ def collate(samples: list[dict], objectives: tuple[str, ...], pad: int) -> dict:
     Context, [P] and originals are padded apart, so that the same columns mean the same everywhere.
 
     Returns:
-        ``id`` (batch,); ``ntokens``, ``nsentences``; ``objectives``; ``target`` (predictions,), those of all texts
-        for one objective after the other; and ``net_input`` with ``tokens``, ``positions``, ``segments``, ``steps``
-        (batch, slots), ``context_length``, ``queries`` (batch, selected), the slots that predict, padded;
-        ``context_queries``, how many of its leading columns lie in the context; and ``wanted`` (predictions,),
-        where in ``queries``, flattened, the slots for ``target`` are.
+        ``id`` (batch,); ``ntokens``, ``nslots``, ``nsentences``, without padding; ``objectives``; ``target``
+        (predictions,), those of all texts for one objective after the other; and ``net_input`` with ``tokens``,
+        ``positions``, ``segments``, ``steps`` (batch, slots), ``context_length``, ``queries`` (batch, selected), the
+        slots that predict, padded; ``context_queries``, how many of its leading columns lie in the context; and
+        ``wanted`` (predictions,), where in ``queries``, flattened, the slots for ``target`` are.
     """
     slots = [sample["slots"] for sample in samples]
     groups = len(objectives)
@@ -160,6 +160,7 @@ def collate(samples: list[dict], objectives: tuple[str, ...], pad: int) -> dict:
         "id": torch.tensor([sample["id"] for sample in samples]),
         "nsentences": len(samples),
         "ntokens": int(parts[:, 0].sum()),
+        "nslots": int(parts.sum()),
         "objectives": objectives,
         "target": torch.from_numpy(np.concatenate(target)),
         "net_input": {

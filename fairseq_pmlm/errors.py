@@ -1,11 +1,25 @@
 """One clear line for what a user can mend, instead of a traceback."""
 
+import re
 import sys
 import traceback
 
+LONGEST = 1500  # characters of a message
+
 
 class PMLMError(Exception):
-    """Bad input: the message names the file, line or option, the value found, and what would be right."""
+    """Bad input: the message names the file, line or option, the value found, and what would be right.
+
+    One line of at most :data:`LONGEST` characters, whatever a file has put into the values it quotes.
+    """
+
+    def __init__(self, message: str = ""):
+        message = str(message)
+        if "Traceback (" not in message and "\nTraceback" not in message:  # raised anew by torch, see message()
+            message = re.sub(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+", " ", message).strip()
+            if len(message) > LONGEST:
+                message = f"{message[: LONGEST - 400]} ... {message[-300:]}"
+        super().__init__(message)
 
 
 def find_user_error(error: BaseException | None) -> PMLMError | None:

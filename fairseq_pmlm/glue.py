@@ -172,7 +172,7 @@ def has_column(path: str, table: Table, column: str) -> bool:
     if is_json(path):
         try:
             return column in json.loads(first)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             return True  # reading it says what is wrong
     cells = first.split("\t")
     return (table.header and column in cells) or (column.isdigit() and 1 <= int(column) <= len(cells))

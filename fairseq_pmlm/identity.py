@@ -54,16 +54,21 @@ def to_tensor(known: dict[str, Any]) -> torch.Tensor:
     return torch.tensor(list(json.dumps(known, sort_keys=True).encode()), dtype=torch.int64)
 
 
-def from_tensor(stored: torch.Tensor) -> dict[str, Any]:
-    """The inverse of :func:`to_tensor`.
+def from_tensor(stored: torch.Tensor, where: str = "the checkpoint") -> dict[str, Any]:
+    """The inverse of :func:`to_tensor`; *where*: what to call the checkpoint in an error.
 
     Raises:
         PMLMError: the buffer does not hold facts.
     """
     try:
-        return json.loads(bytes(stored.tolist()))
-    except ValueError as error:
-        raise PMLMError("the checkpoint's 'identity' is damaged; it was not written by fairseq_pmlm") from error
+        known = json.loads(bytes(stored.tolist()))
+        if not isinstance(known, dict):
+            raise ValueError("no JSON object")
+        return known
+    except (ValueError, TypeError, RecursionError) as error:
+        raise PMLMError(
+            f"{where} is damaged: 'identity' is not readable; it was not written by fairseq_pmlm"
+        ) from error
 
 
 def check(stored: dict[str, Any], ours: dict[str, Any], where: str) -> None:
@@ -89,8 +94,8 @@ def check(stored: dict[str, Any], ours: dict[str, Any], where: str) -> None:
         elif name in ("dictionary", "tokenizer"):
             what = {"dictionary": "dict.txt", "tokenizer": " or ".join(tokenizer_files.KINDS)}[name]
             raise PMLMError(
-                f"{where} was trained with another {name} (sha256 {theirs[:12]}) than the one of this data directory "
-                f"(sha256 {here[:12]}); use the {what} that it was trained with"
+                f"{where} was trained with another {name} (sha256 {str(theirs)[:12]}) than the one of this data "
+                f"directory (sha256 {str(here)[:12]}); use the {what} that it was trained with"
             )
         else:
             option = "--" + name.replace("_", "-")

@@ -190,10 +190,10 @@ def test_missing_checkpoint_is_one_clear_line(tmp_path):
         compat.ORIGINALS["fairseq.checkpoint_utils.load_model_ensemble_and_task"]([missing])
 
 
-def test_errors_that_are_not_the_file_s_are_not_blamed_on_it(tmp_path):
+def test_a_file_that_fairseq_can_make_nothing_of_is_named(tmp_path):
     path = tmp_path / "model.pt"
     torch.save({"no": "history"}, path)
-    with pytest.raises(KeyError, match="best_loss"):
+    with pytest.raises(PMLMError, match=rf"checkpoint {path} cannot be used: KeyError: 'best_loss'"):
         checkpoint_utils.load_checkpoint_to_cpu(str(path))
 
 

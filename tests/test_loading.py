@@ -207,3 +207,74 @@ def test_unknown_type_is_named_and_can_be_allowed(tmp_path):
         assert isinstance(loading.torch_load(path)["extra_state"]["mine"], Unknown)
         # nothing of ours stays, and nothing of the user's goes
         assert set(torch.serialization.get_safe_globals()) == {*before, *mine}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# small files that claim much
+
+
+def save_and_load(content, tmp_path, **options):
+    path = tmp_path / "model.pt"
+    torch.save(content, path, **options)
+    return loading.torch_load(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_tensors_larger_than_the_file_are_refused(zipped, tmp_path):
+    options = {"_use_new_zipfile_serialization": zipped}
+    one = torch.ones(1)
+    with pytest.raises(PMLMError, match=r"model\.pt: 'w' is not sound: a tensor of 4,000,000,000,000 bytes"):
+        save_and_load({"model": {"w": one.expand(10**12)}}, tmp_path, **options)
+    with pytest.raises(PMLMError, match=r"'w' is not sound"):
+        save_and_load({"model": [argparse.Namespace(a={"w": one.expand(2, 2)})]}, tmp_path, **options)
+    assert save_and_load({"a": one.expand(1, 1), "b": torch.zeros(0), "c": torch.ones(4, 4).t()}, tmp_path, **options)
+    shared = torch.ones(1000)  # views of one storage count once
+    assert len(save_and_load([shared[i : i + 500] for i in range(400)], tmp_path, **options)) == 400
+
+
+def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"w": torch.zeros(1 << 20)}, path)
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    assert path.stat().st_size < 20_000
+    with pytest.raises(PMLMError, match=r"model\.pt is compressed: 4,\d+,\d+ bytes in a file of"):
+        loading.torch_load(path)
+
+
+def test_bytes_by_their_number_are_refused(tmp_path):
+    for zipped in (True, False):
+        with pytest.raises(PMLMError, match=r"holds builtins\.bytearray"):
+            save_and_load({"a": Call(bytearray, 10**11)}, tmp_path, _use_new_zipfile_serialization=zipped)
+
+
+@pytest.mark.parametrize("kind", [str, bytes, list, dict, tuple, int, float, bool])
+def test_types_of_python_cannot_be_called(kind, tmp_path):
+    """str(lists within lists) and list(bytes(n)) fill any memory."""
+    with pytest.raises(PMLMError, match="not a checkpoint"):
+        load_pickle(pickle.dumps(Call(kind, 10**4), 2), tmp_path)
+
+
+@pytest.mark.parametrize("kind", [k for k in loading.allowed_types() if k.startswith("omegaconf.")])
+def test_types_of_omegaconf_cannot_be_called(kind, tmp_path):
+    with pytest.raises(PMLMError, match=re.escape(f"holds {kind}(...)")):
+        load_pickle(call_by_name(kind, "x"), tmp_path)
+
+
+def test_lists_within_lists_are_counted(tmp_path):
+    nested = ["x"]
+    for _ in range(40):
+        nested = [nested] * 10
+    with pytest.raises(PMLMError, match=r"not sound: lists within lists that stand for [\d,]+ values"):
+        save_and_load({"cfg": nested}, tmp_path)
+    nested = []
+    for _ in range(400):  # deep, but small
+        nested = [nested]
+    assert save_and_load({"cfg": nested}, tmp_path)
+    itself = [1]
+    itself.append({"a": itself})
+    with pytest.raises(PMLMError, match="a list in it holds itself"):
+        save_and_load({"cfg": itself}, tmp_path)

@@ -43,7 +43,7 @@ class Source:
     """The tensors of a checkpoint under canonical names; each is taken once, so that what is left can be named.
 
     Raises:
-        PMLMError: two tensors have the same meaning and are not equal, or one holds no plain numbers.
+        PMLMError: two tensors have the same meaning and are not equal.
     """
 
     def __init__(self, tensors: dict[str, Tensor], report: Report):
@@ -56,9 +56,6 @@ class Source:
 
     def add(self, canonical: str, name: str, tensor: Tensor) -> None:
         """Put *tensor*, called *name* in the file, under its canonical name."""
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-            what = "no numbers (meta)" if tensor.device.type == "meta" else f"{tensor.layout}, {tensor.dtype}"
-            raise PMLMError(f"{name!r} holds {what}, not plain numbers; save the checkpoint with dense tensors")
         if canonical not in self.tensors:
             self.tensors[canonical], self.names[canonical] = tensor, name
         elif torch.equal(tensor, self.tensors[canonical]):

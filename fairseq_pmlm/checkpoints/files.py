@@ -122,5 +122,5 @@ def _read_file(path: str) -> dict[str, Tensor]:
 
 def describe_keys(keys) -> str:
     """The first of *keys* and how many more there are."""
-    keys = [str(key) for key in keys]
+    keys = [str(key)[:120] for key in keys]
     return ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")

@@ -59,9 +59,12 @@ def import_checkpoint(
     where = config or "config.json, which is missing,"
     with binarize.building(save_dir, overwrite, OURS, "--save-dir", "a checkpoint") as folder:
         tensors = read_tensors(found.weights)
-        kind = names.detect(tensors, content, kind)
         words = vocabulary.read(vocab, content)
-        options, state, report = convert(tensors, content, where, kind, words.rows(), len(words.symbols))
+        try:
+            kind = names.detect(tensors, content, kind)
+            options, state, report = convert(tensors, content, where, kind, words.rows(), len(words.symbols))
+        except PMLMError as error:
+            raise PMLMError(f"--checkpoint {path}: {error}") from None
         tokenizer = words.write(folder)
         options, state["identity"] = describe(options, words.types(), tokenizer, state)
         torch.save(fairseq_checkpoint(options, state, os.path.realpath(save_dir)), os.path.join(folder, "model.pt"))

@@ -48,7 +48,8 @@ class PMLMCriterion(FairseqCriterion):
         losses = model(**sample["net_input"], target=sample["target"], chunk=self.chunk)
         objectives = sample["objectives"]
         masked = len(sample["target"]) // len(objectives)
-        log = {"ntokens": sample["ntokens"], "nsentences": sample["nsentences"]}
+        log = {key: sample[key] for key in ("ntokens", "nsentences", "nslots")}
+        log["nslots_padded"] = sample["net_input"]["tokens"].numel()
         for i, name in enumerate(objectives):
             mine = slice(i * masked, (i + 1) * masked)
             log[f"{name}_loss"] = losses.nll[mine].sum()
@@ -58,11 +59,18 @@ class PMLMCriterion(FairseqCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs) -> None:
-        """Log losses in bits, perplexities and accuracies (in percent) per masked position."""
+        """Log losses in bits, perplexities and accuracies (in percent) per masked position; masked positions and slots
+        per second, and the share of slots that are padding, in percent."""
         total = {key: sum(utils.item(log.get(key, 0)) for log in logging_outputs) for key in logging_outputs[0]}
         masked = total.get("nmasked", 0)
         metrics.log_scalar("nmasked", masked, priority=185, round=1)
+        metrics.log_speed("masked_per_second", masked, priority=95, round=1)
+        padded = total.get("nslots_padded", 0)
+        if padded:
+            metrics.log_speed("slots_per_second", total["nslots"], priority=96, round=1)
+            metrics.log_scalar("padding", 100 * (1 - total["nslots"] / padded), padded, priority=187, round=2)
         if not masked:
+            metrics.log_scalar("loss", 0, 0)  # nothing was predicted; fairseq would take a loss of -1 otherwise
             return
         metrics.log_scalar("loss", total["loss"] / masked / math.log(2), masked, round=3)
         for name in PARTS:

@@ -46,7 +46,7 @@ class SquadDataset(FairseqDataset):
         self.version, self.answered, self.shuffle = version, answered, shuffle
         if not np.array_equal(2 * np.asarray(passages.sizes), extents.sizes):
             raise PMLMError(f"{prefix}.passage and {prefix}.extent differ in length; prepare the data again")
-        self.rows = read_windows(prefix, len(questions), len(passages))
+        self.rows = read_windows(prefix, questions.sizes, passages.sizes)
         self.sizes = np.asarray(questions.sizes, np.int64)[self.rows[:, 0]] + 3 + self.rows[:, 3]
 
     @property
@@ -63,8 +63,6 @@ class SquadDataset(FairseqDataset):
         start and end: 0 twice for no answer here, -1 for unknown."""
         question, passage, first, length, *target = self.rows[index].tolist()
         asked, read = self.questions[question], self.passages[passage][first : first + length]
-        if len(read) != length:
-            raise PMLMError(f"{self.prefix}.windows.npy, row {index}: beyond its passage; prepare the data again")
         bos, eos = torch.tensor([self.bos]), torch.tensor([self.eos])
         tokens = torch.cat([bos, asked.long(), eos, read.long(), eos])
         return {"id": index, "tokens": tokens, "offset": len(asked) + 2, "target": target}

@@ -3,14 +3,17 @@
 import logging
 import os
 import struct
+from dataclasses import dataclass, field
 
 from fairseq import utils
 from fairseq.data import Dictionary, data_utils
+from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from .. import tokenizer_files
-from ..errors import PMLMError, describe
+from .. import binarized, compat, tokenizer_files
+from ..errors import PMLMError, describe, first_line
 from ..model import PMLMModel
 from ..options import ARCHITECTURES
 
@@ -19,6 +22,19 @@ logger = logging.getLogger(__name__)
 
 class MissingDataError(PMLMError, FileNotFoundError):
     """No binarized file of that name; fairseq itself looks out for FileNotFoundError in places."""
+
+
+@dataclass
+class PMLMBaseConfig(FairseqDataclass):
+    """Options of all tasks."""
+
+    nonfinite_updates: int = field(
+        default=0,
+        metadata={
+            "help": "leave out updates whose gradients are NaN or infinite, so many in a row; the next one stops the "
+            "run (0: the first)"
+        },
+    )
 
 
 class PMLMBaseTask(FairseqTask):
@@ -53,7 +69,11 @@ class PMLMBaseTask(FairseqTask):
         Raises:
             PMLMError: it is not one of ours; the batches of these tasks are for nobody else.
         """
-        model = super().build_model(cfg, from_checkpoint)
+        try:
+            model = super().build_model(cfg, from_checkpoint)
+        except OmegaConfBaseException as error:  # a value of another type, which argparse would not have let through
+            where = compat.last_checkpoint if from_checkpoint else None
+            raise PMLMError(f"{where or 'the options of the model'}: {first_line(error)}") from error
         if not isinstance(model, PMLMModel):
             raise PMLMError(f"--arch {cfg._name} is not a PMLM; give one of {', '.join(ARCHITECTURES)}")
         if from_checkpoint and self.cfg.bf16 is True:  # fairseq looks at --fp16 alone
@@ -87,19 +107,22 @@ class PMLMBaseTask(FairseqTask):
             return super().build_bpe(args)
         return tokenizer_files.load(beside) if beside else None
 
-    def load_binarized(self, prefix: str, combine: bool = False):
-        """The binarized lines at *prefix* (without .bin), checked against the dictionary.
+    def load_binarized(self, prefix: str, combine: bool = False, scan: bool = True):
+        """The binarized lines at *prefix* (without .bin), checked by :func:`fairseq_pmlm.binarized.check`.
+
+        Args:
+            prefix: of the files.
+            combine: take PREFIX1, PREFIX2, ... with it.
+            scan: compare every token with the dictionary. That reads the whole file, as fairseq does anyway.
 
         Raises:
             MissingDataError: there are none.
             PMLMError: the files are damaged.
         """
+        binarized.check(prefix, len(self.dictionary) if scan else None, combine)
         try:
             dataset = data_utils.load_indexed_dataset(prefix, self.dictionary, combine=combine)
-            for part in getattr(dataset, "datasets", [dataset]):
-                if part:
-                    part[len(part) - 1]  # where a file that was cut short lacks something
-        except (ValueError, AssertionError, struct.error) as error:
+        except (ValueError, AssertionError, struct.error) as error:  # of a format that nobody has checked
             raise PMLMError(f"{prefix}.bin or .idx is damaged ({describe(error)}); binarize the text again") from error
         if dataset is None:
             raise MissingDataError(

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 
 from fairseq import utils
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import SAMPLE_BREAK_MODE_CHOICES
 from omegaconf import II, MISSING
@@ -13,13 +13,13 @@ from omegaconf import II, MISSING
 from ..blocks import TextBlocks
 from ..datasets import OBJECTIVES, PMLMDataset
 from ..errors import PMLMError
-from .base import PMLMBaseTask, load_dictionary
+from .base import PMLMBaseConfig, PMLMBaseTask, load_dictionary
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class PMLMTaskConfig(FairseqDataclass):
+class PMLMTaskConfig(PMLMBaseConfig):
     """Options of ``--task pmlm``."""
 
     data: str = field(
@@ -98,11 +98,12 @@ class PMLMTask(PMLMBaseTask):
         # validation loads with epoch 1).
         prefix = os.path.join(paths[(epoch - 1) % len(paths)], split)
         blocks = TextBlocks(
-            self.load_binarized(prefix, combine),
+            self.load_binarized(prefix, combine, scan=False),
             self.cfg.tokens_per_sample - 3,
             pad=self.dictionary.pad(),
             eos=self.dictionary.eos(),
             break_mode=self.cfg.sample_break_mode,
+            types=len(self.dictionary),
         )
         logger.info(f"loaded {len(blocks):,} blocks of {blocks.sizes.mean():.1f} tokens from {prefix}")
         if blocks.lines.cut_lines:

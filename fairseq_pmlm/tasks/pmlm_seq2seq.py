@@ -12,7 +12,7 @@ from typing import Optional
 import numpy as np
 from fairseq import utils
 from fairseq.data import ListDataset, PrependTokenDataset, data_utils
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
@@ -21,13 +21,13 @@ from ..generator import EARLY_STOPS, LENGTH_PENALTIES, Generator
 from ..options import seq2seq_limits
 from ..pair_datasets import Corruption, CutDataset, PseudoMaskedPairDataset
 from ..search import check_options
-from .base import MissingDataError, PMLMBaseTask, load_dictionary
+from .base import MissingDataError, PMLMBaseConfig, PMLMBaseTask, load_dictionary
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class PMLMSeq2SeqConfig(FairseqDataclass):
+class PMLMSeq2SeqConfig(PMLMBaseConfig):
     """Options of ``--task pmlm_seq2seq``."""
 
     data: str = field(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from fairseq import utils
-from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
@@ -18,13 +17,13 @@ from ..errors import PMLMError
 from ..heads import SpanHead
 from ..squad.dataset import SquadDataset
 from ..squad.files import SIDES, read_meta
-from .base import MissingDataError, PMLMBaseTask, load_dictionary
+from .base import MissingDataError, PMLMBaseConfig, PMLMBaseTask, load_dictionary
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class PMLMSquadConfig(FairseqDataclass):
+class PMLMSquadConfig(PMLMBaseConfig):
     """Options of ``--task pmlm_squad``."""
 
     data: str = field(
@@ -74,7 +73,7 @@ class PMLMSquadTask(PMLMBaseTask):
                 f"{prefix}.windows.npy does not exist; is this the data directory for --task pmlm_squad?"
             )
         version, _, parts = read_meta(directory)
-        sides = {side: self.load_binarized(f"{prefix}.{side}") for side in SIDES}
+        sides = {side: self.load_binarized(f"{prefix}.{side}", scan=side != "extent") for side in SIDES}
         dataset = SquadDataset(
             prefix,
             *sides.values(),

@@ -1,0 +1,512 @@
+"""The readers that ``fuzz_readers.py`` feeds, each with small valid files."""
+
+import argparse
+import gzip
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import fairseq_pmlm  # noqa: F401  (before fairseq)
+
+# isort: split
+import numpy as np
+import sentencepiece
+import tokenizers
+import torch
+from fairseq import checkpoint_utils
+from fairseq.data import indexed_dataset
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
+from safetensors.torch import save
+
+from fairseq_pmlm import byte_bpe, glue, hub, hypotheses, pairs, text, tokenizer_files
+from fairseq_pmlm.bpe import write_dictionary
+from fairseq_pmlm.checkpoints.importing import import_checkpoint
+from fairseq_pmlm.squad import preparation, windows
+from fairseq_pmlm.squad.reader import SquadFile
+from fairseq_pmlm.tasks.base import load_dictionary
+from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
+from fairseq_pmlm.tasks.pmlm_squad import PMLMSquadConfig, PMLMSquadTask
+
+LETTERS = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PIECES = [*SPECIAL, *LETTERS, *(f"##{c}" for c in LETTERS), ".", "the", "cat", "##ats"]
+TEXT = "the cats sat. a dog ran.\nEin Hund lief.\n\n안녕하세요 세계\nTiếng Việt ★\n" * 3
+WIDTH, INNER, POSITIONS = 8, 12, 16
+
+
+def unpacked(content: bytes) -> bytes:
+    return content
+
+
+@dataclass
+class Reader:
+    """One way in for files.
+
+    name: for the table. files: what a folder holds, name -> content. mutated: which of them are damaged. read: reads
+    all of the folder as users of the package do. kind: "text", "json" or "bytes", how to damage them. inputs: how
+    many by default. pack: makes the file out of what was damaged, such as an archive out of what is in it.
+    """
+
+    name: str
+    files: dict[str, bytes]
+    mutated: tuple[str, ...]
+    read: Callable[[str], None]
+    kind: str = "text"
+    inputs: int = 500
+    pack: Callable[[bytes], bytes] = unpacked
+
+    def write(self, folder: str, name: str, content: bytes) -> None:
+        """Write all files into *folder*, the file *name* with that *content*."""
+        for other, valid in self.files.items():
+            path = os.path.join(folder, other)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as f:
+                f.write(content if other == name else valid)
+
+
+READERS: dict[str, Callable[[], Reader]] = {}
+
+
+def reader(name: str):
+    """Register a function that makes the :class:`Reader` called *name* out of it."""
+
+    def register(function):
+        READERS[name] = lambda: function(name)
+        return function
+
+    return register
+
+
+def folder_of(write: Callable[[str], None]) -> dict[str, bytes]:
+    """The files that *write* writes into a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(folder)
+        found = [os.path.join(root, name) for root, _, names in os.walk(folder) for name in names]
+        return {os.path.relpath(path, folder): open(path, "rb").read() for path in found}
+
+
+@reader("text")
+def plain_text(name):
+    def read(folder):
+        list(text.read_documents(text.list_files([os.path.join(folder, "a.txt")]), "blocks"))
+
+    return Reader(name, {"a.txt": TEXT.encode()}, ("a.txt",), read)
+
+
+@reader("text.gz")
+def zipped_text(name):
+    def read(folder):
+        list(text.read_documents([os.path.join(folder, "a.txt.gz")], "blocks"))
+
+    return Reader(name, {"a.txt.gz": gzip.compress(TEXT.encode(), mtime=0)}, ("a.txt.gz",), read, "bytes")
+
+
+PAIRS = [{"src": f"source {i} \u2028 안녕", "tgt": ["target", f"number {i}"], "id": i} for i in range(4)]
+
+
+@reader("pairs.jsonl")
+def json_pairs(name):
+    def read(folder):
+        counts = text.Counts()
+        for record in pairs.read_json_lines(os.path.join(folder, "a.jsonl"), ["src"], "tgt", counts):
+            for where, value in (*record.source, *record.references):
+                text.text_value(value, where, counts).encode()
+
+    lines = "\n".join(json.dumps(pair, ensure_ascii=False) for pair in PAIRS)
+    return Reader(name, {"a.jsonl": lines.encode()}, ("a.jsonl",), read, "json", 600)
+
+
+@reader("parallel text")
+def parallel_text(name):
+    def read(folder):
+        paths = [os.path.join(folder, file) for file in ("a.src", "a.tgt")]
+        list(pairs.read_parallel(paths, text.Counts()))
+
+    return Reader(name, {"a.src": TEXT.encode(), "a.tgt": TEXT.encode()}, ("a.src", "a.tgt"), read, inputs=200)
+
+
+def squad(version="v2.0"):
+    passage = "the cat sat on the mat. a dog ran to the cats."
+    questions = [
+        {"id": "1", "question": "who?", "answers": [{"text": "the cat", "answer_start": 0}], "is_impossible": False},
+        {"id": "2", "question": "what?", "answers": [{"text": "dog", "answer_start": 26}], "is_impossible": False},
+        {"id": "3", "question": "why?", "answers": [], "is_impossible": True},
+    ]
+    return {"version": version, "data": [{"title": "t", "paragraphs": [{"context": passage, "qas": questions}]}]}
+
+
+@reader("squad.json")
+def squad_json(name):
+    def read(folder):
+        list(SquadFile(os.path.join(folder, "a.json"), text.Counts()).paragraphs())
+
+    return Reader(name, {"a.json": json.dumps(squad()).encode()}, ("a.json",), read, "json", 600)
+
+
+def wordpiece_folder(folder):
+    with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8") as f:
+        f.write("".join(f"{piece}\n" for piece in PIECES))
+    write_dictionary(os.path.join(folder, "dict.txt"), tokenizer_files.symbols(os.path.join(folder, "vocab.txt")))
+
+
+@reader("squad.json to data-bin")
+def squad_prepared(name):
+    def read(folder):
+        with tempfile.TemporaryDirectory() as out:
+            limits = windows.Limits(40, 8, 16)
+            preparation.prepare({"train": os.path.join(folder, "a.json")}, folder, limits, out)
+
+    files = folder_of(wordpiece_folder) | {"a.json": json.dumps(squad()).encode()}
+    return Reader(name, files, ("a.json",), read, "json", 300)
+
+
+@reader("glue.tsv")
+def glue_table(name):
+    table = glue.Table(("sentence1", "sentence2"), "label")
+    lines = ["index\tsentence1\tsentence2\tlabel", *(f"{i}\ta text {i}\tanother\tentailment" for i in range(5))]
+
+    def read(folder):
+        for record in glue.read(os.path.join(folder, "a.tsv"), table, text.Counts()):
+            glue.check_label(record, ("entailment", "not_entailment"))
+
+    return Reader(name, {"a.tsv": "\n".join(lines).encode()}, ("a.tsv",), read, inputs=400)
+
+
+@reader("glue.jsonl")
+def glue_json(name):
+    table = glue.Table(("a", "b"), "score")
+    lines = [json.dumps({"a": f"text {i}", "b": "안녕", "score": i / 2}) for i in range(5)]
+
+    def read(folder):
+        path = os.path.join(folder, "a.jsonl")
+        glue.has_column(path, table, "score")
+        for record in glue.read(path, table, text.Counts()):
+            glue.check_label(record, ())
+
+    return Reader(name, {"a.jsonl": "\n".join(lines).encode()}, ("a.jsonl",), read, "json", 300)
+
+
+def use_tokenizer(file):
+    def read(folder):
+        bpe = tokenizer_files.load(os.path.join(folder, file))
+        bpe.decode(bpe.encode("The cats sat. [SEP] 안녕"))
+        bpe.encode_with_extents("The cats sat.")
+        tokenizer_files.fingerprint(os.path.join(folder, file))
+
+    return read
+
+
+@reader("vocab.txt")
+def vocabulary(name):
+    files = {"vocab.txt": "".join(f"{piece}\n" for piece in PIECES).encode()}
+    files["tokenizer_config.json"] = b'{"do_lower_case": true, "strip_accents": null}'
+    return Reader(name, files, tuple(files), use_tokenizer("vocab.txt"), "text", 400)
+
+
+@reader("tokenizer.json, WordPiece")
+def wordpiece_json(name):
+    model = tokenizers.models.WordPiece({piece: i for i, piece in enumerate(PIECES)}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    vocab = "".join(f"{piece}\n" for piece in PIECES).encode()
+    files = {"tokenizer.json": tokenizer.to_str().encode(), "vocab.txt": vocab}
+    return Reader(name, files, ("tokenizer.json",), use_tokenizer("vocab.txt"), "json", 300)
+
+
+@reader("tokenizer.json, byte-level BPE")
+def byte_json(name):
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*byte_bpe.SPECIAL_PIECES, *alphabet, "th", "the"]
+    built = byte_bpe.build({piece: i for i, piece in enumerate(pieces)}, [("t", "h"), ("th", "e")], False)
+    files = {"tokenizer.json": built.to_str().encode()}
+    return Reader(name, files, ("tokenizer.json",), use_tokenizer("tokenizer.json"), "json", 300)
+
+
+@reader("sentencepiece.model")
+def sentencepiece_model(name):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.splitlines() * 3), model_writer=model, vocab_size=35, minloglevel=2
+    )
+    files = {"sentencepiece.model": model.getvalue()}
+    return Reader(name, files, tuple(files), use_tokenizer("sentencepiece.model"), "bytes", 400)
+
+
+@reader("dict.txt")
+def dictionary(name):
+    files = {"dict.txt": "".join(f"w{i} {100 - i}\n" for i in range(20)).encode() + b"<mask> 1\n<pseudo> 1\n"}
+    return Reader(name, files, ("dict.txt",), lambda folder: len(load_dictionary(folder)), inputs=400)
+
+
+def write_binarized(prefix, lines, dtype=np.uint16):
+    builder = indexed_dataset.MMapIndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
+    for line in lines:
+        builder.add_item(torch.tensor(line))
+    builder.finalize(f"{prefix}.idx")
+
+
+def binarized_files(folder):
+    with open(os.path.join(folder, "dict.txt"), "w", encoding="utf-8") as f:
+        f.write("".join(f"w{i} 1\n" for i in range(20)) + "<mask> 1\n<pseudo> 1\n")
+    rng = np.random.default_rng(1)
+    lines = [[*rng.integers(4, 24, rng.integers(0, 9)).tolist(), 2] for _ in range(30)]
+    write_binarized(os.path.join(folder, "train"), lines)
+
+
+def pretraining_reader(name, break_mode):
+    def read(folder):
+        cfg = PMLMTaskConfig(data=folder, tokens_per_sample=16, sample_break_mode=break_mode, seed=1)
+        task = PMLMTask.setup_task(cfg)
+        task.load_dataset("train")
+        data = task.datasets["train"]
+        data.collater([data[i] for i in range(min(len(data), 100))])
+
+    return Reader(name, folder_of(binarized_files), ("train.idx", "train.bin", "train.idx"), read, "bytes", 500)
+
+
+READERS["data-bin, blocks"] = lambda: pretraining_reader("data-bin, blocks", "none")
+READERS["data-bin, whole lines"] = lambda: pretraining_reader("data-bin, whole lines", "complete_doc")
+
+
+@reader("data-bin, classification")
+def classification(name):
+    def write(folder):
+        for part in ("input0", "input1", "label"):
+            os.makedirs(os.path.join(folder, part))
+            binarized_files(os.path.join(folder, part))
+        write_binarized(os.path.join(folder, "label", "train"), [[4 + i % 2, 2] for i in range(30)])
+
+    def read(folder):
+        cfg = SimpleNamespace(
+            data=folder,
+            num_classes=2,
+            init_token=0,
+            separator_token=None,
+            no_shuffle=False,
+            shorten_method="none",
+            shorten_data_split_list="",
+            add_prev_output_tokens=False,
+            max_positions=512,
+            regression_target=False,
+            seed=1,
+            d2v2_multi=False,
+            classification_head_name="h",
+        )
+        task = SentencePredictionTask.setup_task(cfg)
+        task.load_dataset("train")
+        data = task.datasets["train"]
+        batch = data.collater([data[i] for i in range(len(data))])
+        torch.nn.functional.embedding(batch["net_input"]["src_tokens"], torch.zeros(len(task.dictionary), 1))
+
+    files = folder_of(write)
+    mutated = tuple(file for file in files if file.endswith((".idx", ".bin")))
+    return Reader(name, files, mutated, read, "bytes", 300)
+
+
+@reader("data-bin, SQuAD")
+def squad_data(name):
+    def write(folder):
+        wordpiece_folder(folder)
+        path = os.path.join(folder, "a.json")
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(squad(), f)
+        with tempfile.TemporaryDirectory() as out:
+            preparation.prepare({"valid": path}, folder, windows.Limits(40, 8, 16), out)
+            for file in os.listdir(out):
+                os.replace(os.path.join(out, file), os.path.join(folder, file))
+
+    def read(folder):
+        task = PMLMSquadTask.setup_task(PMLMSquadConfig(data=folder, fp16=False, bf16=False))
+        task.load_dataset("valid")
+        data = task.datasets["valid"]
+        batch = data.collater([data[i] for i in range(len(data))])
+        tokens = batch["net_input"]["src_tokens"]
+        torch.nn.functional.embedding(tokens, torch.zeros(len(task.dictionary), 1))
+        logits = torch.randn(*tokens.shape, 2, generator=torch.Generator().manual_seed(1))
+        torch.nn.functional.cross_entropy(logits, batch["target"], ignore_index=-1)
+        data.judge(batch, logits, 30)
+
+    files = folder_of(write)
+    mutated = tuple(file for file in files if file.startswith("valid.") or file == "squad.json")
+    return Reader(name, files, mutated, read, "bytes", 500)
+
+
+def bert():
+    """A BERT of one layer."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = {f"embeddings.{kind}_embeddings.weight": (n, WIDTH) for kind, n in
+              (("word", len(PIECES)), ("position", POSITIONS), ("token_type", 2))}  # fmt: skip
+    pairs_of = {"embeddings.LayerNorm": (WIDTH,)}
+    layer = "encoder.layer.0."
+    pairs_of |= {f"{layer}attention.self.{part}": (WIDTH, WIDTH) for part in ("query", "key", "value")}
+    pairs_of |= {f"{layer}attention.output.dense": (WIDTH, WIDTH), f"{layer}attention.output.LayerNorm": (WIDTH,)}
+    pairs_of |= {f"{layer}intermediate.dense": (INNER, WIDTH), f"{layer}output.dense": (WIDTH, INNER)}
+    pairs_of |= {f"{layer}output.LayerNorm": (WIDTH,)}
+    for part, shape in pairs_of.items():
+        shapes |= {f"{part}.weight": shape, f"{part}.bias": shape[:1]}
+    return {f"bert.{part}": torch.randn(shape, generator=generator) for part, shape in shapes.items()}
+
+
+CONFIG = {
+    "model_type": "bert",
+    "hidden_size": WIDTH,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": INNER,
+    "max_position_embeddings": POSITIONS,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "vocab_size": len(PIECES),
+    "layer_norm_eps": 1e-12,
+    "hidden_dropout_prob": 0.1,
+    "pad_token_id": 0,
+}
+
+
+def foreign(weights: dict[str, bytes]) -> dict[str, bytes]:
+    vocab = "".join(f"{piece}\n" for piece in PIECES).encode()
+    return {"config.json": json.dumps(CONFIG).encode(), "vocab.txt": vocab, **weights}
+
+
+def import_folder(folder):
+    with tempfile.TemporaryDirectory() as out:
+        import_checkpoint(folder, os.path.join(out, "x"))
+
+
+def saved(content, **options) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream, **options)
+    return stream.getvalue()
+
+
+def unpickled(archive: bytes) -> bytes:
+    """The pickle in a checkpoint."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        return next(opened.read(name) for name in opened.namelist() if name.endswith("data.pkl"))
+
+
+def repacked(archive: bytes) -> Callable[[bytes], bytes]:
+    """A function that puts another pickle into a checkpoint."""
+
+    def pack(pickled):
+        out = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(out, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, pickled if name.endswith("data.pkl") else old.read(name))
+        return out.getvalue()
+
+    return pack
+
+
+@reader("import, config.json")
+def import_config(name):
+    files = foreign({"model.safetensors": save(bert())})
+    return Reader(name, files, ("config.json",), import_folder, "json", 400)
+
+
+@reader("import, vocab.txt")
+def import_vocabulary(name):
+    return Reader(name, foreign({"model.safetensors": save(bert())}), ("vocab.txt",), import_folder, "text", 200)
+
+
+@reader("import, .safetensors")
+def import_safetensors(name):
+    files = foreign({"model.safetensors": save(bert())})
+    return Reader(name, files, ("model.safetensors",), import_folder, "bytes", 300)
+
+
+@reader("import, header of .safetensors")
+def import_header(name):
+    whole = save(bert())
+    end = 8 + int.from_bytes(whole[:8], "little")
+    files = foreign({"model.safetensors": whole[8:end].rstrip(b" ")})
+
+    def pack(header):
+        return len(header).to_bytes(8, "little") + header + whole[end:]
+
+    return Reader(name, files, ("model.safetensors",), import_folder, "json", 400, pack)
+
+
+@reader("import, index of shards")
+def import_index(name):
+    tensors = bert()
+    names = list(tensors)
+    parts = {"a.safetensors": names[:9], "b.safetensors": names[9:]}
+    index = {"weight_map": {key: part for part, keys in parts.items() for key in keys}}
+    files = foreign({part: save({key: tensors[key] for key in keys}) for part, keys in parts.items()})
+    files["model.safetensors.index.json"] = json.dumps(index).encode()
+    return Reader(name, files, ("model.safetensors.index.json",), import_folder, "json", 200)
+
+
+@reader("import, .bin")
+def import_bin(name):
+    files = foreign({"pytorch_model.bin": saved(bert())})
+    return Reader(name, files, ("pytorch_model.bin",), import_folder, "bytes", 300)
+
+
+@reader("import, pickle in .bin")
+def import_pickle(name):
+    whole = saved(bert())
+    files = foreign({"pytorch_model.bin": unpickled(whole)})
+    return Reader(name, files, ("pytorch_model.bin",), import_folder, "bytes", 500, repacked(whole))
+
+
+def fairseq_folder(folder):
+    """What importing writes: a checkpoint of ours, with its dictionary and tokenizer."""
+    with tempfile.TemporaryDirectory() as source:
+        for name, content in foreign({"model.safetensors": save(bert())}).items():
+            with open(os.path.join(source, name), "wb") as f:
+                f.write(content)
+        import_checkpoint(source, os.path.join(folder, "x"))
+    for name in os.listdir(os.path.join(folder, "x")):
+        os.replace(os.path.join(folder, "x", name), os.path.join(folder, name))
+    state = checkpoint_utils.load_checkpoint_to_cpu(os.path.join(folder, "model.pt"))
+    options = argparse.Namespace(arch="pmlm", lr=[0.1])
+    state["extra_state"] |= {"best": np.float64(1.5), "val_loss": np.float32(2), "old": options, "a": [("b", 1)]}
+    torch.save(state, os.path.join(folder, "model.pt"))
+
+
+def load_for_use(folder):
+    hub.load(folder)
+
+
+@reader("checkpoint")
+def checkpoint(name):
+    return Reader(name, folder_of(fairseq_folder), ("model.pt",), load_for_use, "bytes", 300)
+
+
+@reader("checkpoint, older format")
+def old_checkpoint(name):
+    files = folder_of(fairseq_folder)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.pt")
+        with open(path, "wb") as f:
+            f.write(files["model.pt"])
+        state = checkpoint_utils.load_checkpoint_to_cpu(path)
+    files["model.pt"] = saved(state, _use_new_zipfile_serialization=False)
+    return Reader(name, files, ("model.pt",), load_for_use, "bytes", 300)
+
+
+@reader("checkpoint, pickle")
+def pickle_in_checkpoint(name):
+    files = folder_of(fairseq_folder)
+    whole = files["model.pt"]
+    files["model.pt"] = unpickled(whole)
+    return Reader(name, files, ("model.pt",), load_for_use, "bytes", 600, repacked(whole))
+
+
+@reader("generate.txt")
+def generate_output(name):
+    lines = [f"S-{i}\ta source\nT-{i}\ta target\nH-{i}\t-0.5\ta b\nD-{i}\t-0.5\ta b\nP-{i}\t-0.1" for i in (1, 0, 2)]
+    files = {"generate.txt": ("noise\n" + "\n".join(lines) + "\n").encode()}
+
+    def read(folder):
+        hypotheses.read_generate(os.path.join(folder, "generate.txt"))
+
+    return Reader(name, files, ("generate.txt",), read, inputs=300)

@@ -1,0 +1,121 @@
+"""Binarized text: an index that lies, files that are cut, tokens that no dictionary has."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+from fairseq.data import indexed_dataset
+from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
+from reference import small_dictionary
+
+from fairseq_pmlm import binarized
+from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
+from fairseq_pmlm.tasks.pmlm_seq2seq import PMLMSeq2SeqConfig, PMLMSeq2SeqTask
+
+LINES = [[5, 6, 7, 2], [2], [8, 9, 2]]
+
+
+def write(prefix, lines=LINES, dtype=np.uint16):
+    builder = MMapIndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
+    for line in lines:
+        builder.add_item(torch.tensor(line))
+    builder.finalize(f"{prefix}.idx")
+    return str(prefix)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64])
+def test_sound_files_pass(dtype, tmp_path):
+    binarized.check(write(tmp_path / "a", dtype=dtype), types=10)
+    binarized.check(str(tmp_path / "none"))
+
+
+def test_chunks_do_not_matter(tmp_path, monkeypatch):
+    monkeypatch.setattr(binarized, "CHUNK", 2)
+    prefix = write(tmp_path / "a", [*LINES] * 5)
+    binarized.check(prefix, types=10)
+    with pytest.raises(PMLMError, match="holds token 9, and the dictionary has 9 symbols"):
+        binarized.check(prefix, types=9)
+
+
+def damage(prefix, place, code, value):
+    with open(f"{prefix}.idx", "r+b") as f:
+        f.seek(place)
+        f.write(struct.pack(code, value))
+
+
+@pytest.mark.parametrize(
+    ("place", "code", "value", "said"),
+    [
+        (0, "<9s", b"something", r"a\.idx is no index: it begins with b'something'"),
+        (9, "<Q", 2, r"a\.idx is damaged, or of a newer format: version 2 instead of 1"),
+        (17, "<B", 6, "code 6 stands for no type of whole numbers"),
+        (17, "<B", 99, "code 99 stands for no type of whole numbers"),
+        (17, "<B", 4, "item 2 has 1 tokens and begins at byte 8, where byte 16 is due"),
+        (18, "<Q", 2**62, r"4,611,686,018,427,387,904 items take .* bytes, and it has 62"),
+        (18, "<Q", 2, "2 items take 50 bytes, and it has 62"),
+        (26, "<i", -1, "item 1 has -1 tokens"),
+        (26, "<i", 2**31 - 1, "item 2 has 1 tokens and begins at byte 8, where byte 4294967294 is due"),
+        (34, "<i", 4, r"a\.bin has 16 bytes, and .*a\.idx is of 18: one is cut or another's"),
+        (38, "<q", 2, "item 1 has 4 tokens and begins at byte 2, where byte 0 is due"),
+        (54, "<q", -(2**63), "item 3 has 3 tokens and begins at byte -9223372036854775808"),
+    ],
+)
+def test_an_index_that_lies_is_named(place, code, value, said, tmp_path):
+    prefix = write(tmp_path / "a")
+    damage(prefix, place, code, value)
+    with pytest.raises(PMLMError, match=said):
+        binarized.check(prefix)
+
+
+def test_files_that_are_cut_are_named(tmp_path):
+    prefix = write(tmp_path / "a")
+    for kind in ("idx", "bin"):
+        path = tmp_path / f"a.{kind}"
+        whole = path.read_bytes()
+        for end in range(len(whole)):
+            path.write_bytes(whole[:end])
+            with pytest.raises(PMLMError, match=rf"a\.{kind}"):
+                binarized.check(prefix)
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("impl", ["lazy", "cached"])
+def test_the_older_format_is_checked_as_well(impl, tmp_path):
+    prefix = str(tmp_path / "a")
+    builder = indexed_dataset.IndexedDatasetBuilder(f"{prefix}.bin")
+    for line in LINES:
+        builder.add_item(torch.tensor(line))
+    builder.finalize(f"{prefix}.idx")
+    binarized.check(prefix)
+    assert len(indexed_dataset.make_dataset(prefix, impl)) == 3
+    damage(prefix, 32, "<Q", 2**60)  # fairseq would ask for so much memory
+    with pytest.raises(PMLMError, match="1,152,921,504,606,846,976 items take"):
+        binarized.check(prefix)
+
+
+@pytest.mark.parametrize(
+    ("token", "dtype"), [(36, np.uint16), (65535, np.uint16), (-1, np.int32), (-(2**63), np.int64)]
+)
+def test_tokens_beyond_the_dictionary_are_named(token, dtype, tmp_path):
+    """In pairs when they are loaded, in text for pre-training when they are read."""
+    (tmp_path / "dict.txt").write_text("".join(f"w{i} 1\n" for i in range(30)) + "<mask> 1\n<pseudo> 1\n")
+    lines = [[5, 6, 7, 2], [35, token, 2]]
+    said = rf"holds token {token}, and the dictionary has 36 symbols"
+    for side in ("src", "tgt"):
+        write(tmp_path / f"train.src-tgt.{side}", lines, dtype)
+    cfg = PMLMSeq2SeqConfig(data=str(tmp_path), source_lang="src", target_lang="tgt", seed=1, fp16=False, bf16=False)
+    task = PMLMSeq2SeqTask(cfg, small_dictionary())
+    with pytest.raises(PMLMError, match=rf"train\.src-tgt\.src\.bin {said}"):
+        task.load_binarized(str(tmp_path / "train.src-tgt.src"))
+    write(tmp_path / "train", lines, dtype)
+    task = PMLMTask.setup_task(PMLMTaskConfig(data=str(tmp_path), tokens_per_sample=9, sample_break_mode="eos", seed=1))
+    task.load_dataset("train")
+    task.datasets["train"][0]
+    with pytest.raises(PMLMError, match=rf"train\.bin, lines 2 to 2, {said}"):
+        task.datasets["train"][1]
+
+
+def test_the_last_symbol_of_a_dictionary_is_no_error(tmp_path):
+    binarized.check(write(tmp_path / "a", [[35, 2]]), types=36)
