@@ -30,7 +30,7 @@ def check(prefix: str, types: int | None = None, combine: bool = False, each: in
         prefix: the files' name, without .idx and .bin.
         types: symbols in the dictionary; None to look at no token.
         combine: check PREFIX1, PREFIX2, ... as well, as long as there are such.
-        each: tokens that all items together must have for each of them; None for any number.
+        each: tokens that every item must have; None for any number.
 
     Raises:
         PMLMError: the two do not belong together, are cut short, or hold what is no token; naming file and place.
@@ -80,8 +80,8 @@ def _check_files(prefix: str, types: int | None, each: int | None) -> None:
     promised = _check_places(index, items, dtype.itemsize)
     if promised != held:
         raise PMLMError(f"{data} has {held:,} bytes, and {index} is of {promised:,}: one is cut or another's; {AGAIN}")
-    if each is not None and promised != each * items * dtype.itemsize:
-        raise PMLMError(f"{data} does not hold {each} tokens for each of {items:,} items; {AGAIN}")
+    if each is not None and (np.memmap(index, np.int32, "r", HEADER.size, items) != each).any():
+        raise PMLMError(f"{index}: not every item has {each} tokens; {AGAIN}")
     if types is not None:
         tokens = np.memmap(data, dtype, "r")
         for start, stop in _chunks(len(tokens)):

@@ -153,6 +153,9 @@ def collate(samples: list[dict], objectives: tuple[str, ...], pad: int) -> dict:
         queries[row, :, : masked[row]] = columns.reshape(groups, -1)
     real = np.arange(width) < masked[:, None]
     wanted = [np.flatnonzero(real[:, None] & (np.arange(groups) == group)[:, None]) for group in range(groups)]
+    leading = context_queries(objectives, width)
+    if not width:  # nothing to predict; the last layer is asked for one slot all the same, which nobody looks at
+        queries, leading = np.zeros((len(slots), 1), np.int64), 1
     target = [
         s.targets[group * n : (group + 1) * n] for group in range(groups) for s, n in zip(slots, masked, strict=True)
     ]
@@ -170,7 +173,7 @@ def collate(samples: list[dict], objectives: tuple[str, ...], pad: int) -> dict:
             "steps": torch.from_numpy(steps),
             "context_length": context,
             "queries": torch.from_numpy(queries.reshape(len(slots), -1)),
-            "context_queries": context_queries(objectives, width),
+            "context_queries": leading,
             "wanted": torch.from_numpy(np.concatenate(wanted)),
         },
     }

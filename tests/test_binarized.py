@@ -119,3 +119,9 @@ def test_tokens_beyond_the_dictionary_are_named(token, dtype, tmp_path):
 
 def test_the_last_symbol_of_a_dictionary_is_no_error(tmp_path):
     binarized.check(write(tmp_path / "a", [[35, 2]]), types=36)
+
+
+def test_items_of_another_length_are_refused(tmp_path):
+    binarized.check(write(tmp_path / "a", [[5, 2], [6, 2]]), each=2)
+    with pytest.raises(PMLMError, match="not every item has 2 tokens"):
+        binarized.check(write(tmp_path / "a", [[5, 6, 2], [2]]), each=2)

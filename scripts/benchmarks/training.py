@@ -53,7 +53,9 @@ OBJECTIVES = {"ours": ["ae+par"], "ae": ["ae"], "par": ["par"], "twice": ["ae", 
 def blocks_of_text(args, symbols) -> TextBlocks:
     """Blocks of --data, or of random tokens in lines of 30."""
     if args.data:
-        return TextBlocks(load_lines(args.data, symbols), args.tokens - 3, symbols.pad(), symbols.eos(), types=len(symbols))
+        return TextBlocks(
+            load_lines(args.data, symbols), args.tokens - 3, symbols.pad(), symbols.eos(), types=len(symbols)
+        )
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as directory:
         prefix = os.path.join(directory, "train")
@@ -61,7 +63,9 @@ def blocks_of_text(args, symbols) -> TextBlocks:
         for _ in range(args.tokens * args.sentences * args.batches // 30 + 100):
             builder.add_item(torch.from_numpy(np.append(rng.integers(4, len(symbols) - 2, 30), symbols.eos())))
         builder.finalize(prefix + ".idx")
-        return TextBlocks(load_lines(directory, symbols), args.tokens - 3, symbols.pad(), symbols.eos(), types=len(symbols))
+        return TextBlocks(
+            load_lines(directory, symbols), args.tokens - 3, symbols.pad(), symbols.eos(), types=len(symbols)
+        )
 
 
 def load_lines(directory, symbols):
