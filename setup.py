@@ -35,7 +35,10 @@ setup(
         "fairseq": ["ve-fairseq==0.12.3"],
         # METEOR 1.5 and its tables (100 MB); it also needs a Java runtime.
         "meteor": ["pycocoevalcap>=1.2"],
+        # what --tensorboard-logdir writes with
+        "tensorboard": ["tensorboard>=2.14"],
         "test": [
+            "tensorboard>=2.14",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",

@@ -21,7 +21,7 @@ CHUNK = 1 << 22  # items or tokens that are looked at together
 AGAIN = "binarize the text again"
 
 
-def check(prefix: str, types: int | None = None, combine: bool = False, each: int | None = None) -> None:
+def check(prefix: str, types: int | None = None, combine: bool = False, label_end: int | None = None) -> None:
     """Compare an index with the file it is of, and the tokens there with the dictionary.
 
     What does not exist, plain text, and fairseq's Huffman codes are left to fairseq.
@@ -30,7 +30,7 @@ def check(prefix: str, types: int | None = None, combine: bool = False, each: in
         prefix: the files' name, without .idx and .bin.
         types: symbols in the dictionary; None to look at no token.
         combine: check PREFIX1, PREFIX2, ... as well, as long as there are such.
-        each: tokens that every item must have; None for any number.
+        label_end: of labels, index of </s>: each of them is one token, and that.
 
     Raises:
         PMLMError: the two do not belong together, are cut short, or hold what is no token; naming file and place.
@@ -40,12 +40,12 @@ def check(prefix: str, types: int | None = None, combine: bool = False, each: in
         if not os.path.isfile(f"{part}.idx") or not os.path.isfile(f"{part}.bin") or os.path.isfile(part):
             return
         try:
-            _check_files(part, types, each)
+            _check_files(part, types, label_end)
         except OSError as error:
             raise PMLMError(f"cannot read {part}.idx or .bin: {error.strerror or error}") from None
 
 
-def _check_files(prefix: str, types: int | None, each: int | None) -> None:
+def _check_files(prefix: str, types: int | None, label_end: int | None) -> None:
     index, data = f"{prefix}.idx", f"{prefix}.bin"
     with open(index, "rb") as f:
         start = f.read(OLD_HEADER.size)
@@ -80,10 +80,12 @@ def _check_files(prefix: str, types: int | None, each: int | None) -> None:
     promised = _check_places(index, items, dtype.itemsize)
     if promised != held:
         raise PMLMError(f"{data} has {held:,} bytes, and {index} is of {promised:,}: one is cut or another's; {AGAIN}")
-    if each is not None and (np.memmap(index, np.int32, "r", HEADER.size, items) != each).any():
-        raise PMLMError(f"{index}: not every item has {each} tokens; {AGAIN}")
+    tokens = np.memmap(data, dtype, "r")
+    if label_end is not None:
+        pairs = (np.memmap(index, np.int32, "r", HEADER.size, items) == 2).all()
+        if not pairs or ((tokens.reshape(-1, 2) == label_end) != [False, True]).any():
+            raise PMLMError(f"{data}: not every label is one token and </s>; {AGAIN}")
     if types is not None:
-        tokens = np.memmap(data, dtype, "r")
         for start, stop in _chunks(len(tokens)):
             check_tokens(tokens[start:stop], types, data)
 

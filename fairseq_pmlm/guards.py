@@ -59,8 +59,8 @@ def check_classified_texts() -> tuple[str, bool]:
             if not self.cfg.regression_target:
                 sides["label"] = self.label_dictionary
             for side, dictionary in sides.items():
-                each = 2 if side == "label" else None  # with its </s>
-                binarized.check(f"{self.cfg.data}/{side}/{split}", len(dictionary), combine, each)
+                end = dictionary.eos() if side == "label" else None
+                binarized.check(f"{self.cfg.data}/{side}/{split}", len(dictionary), combine, end)
             return original(self, split, combine=combine, **kwargs)
 
         return patched

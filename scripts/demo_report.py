@@ -14,7 +14,7 @@ import random
 import matplotlib
 from baselines import shuffled
 
-import fairseq_pmlm  # noqa: F401
+from fairseq_pmlm import training_logs
 from fairseq_pmlm.hypotheses import read_generate_output, read_segments
 from fairseq_pmlm.scoring import score_rouge
 from fairseq_pmlm.scoring.tokenizers import suggest_tokenizer
@@ -94,18 +94,6 @@ def examples(sources, references, hypotheses, count=5):
         yield ""
 
 
-def curve(log, tag, key):
-    """[(updates, value)] of what ``fairseq-train --log-format json`` logged of *key* in training or "valid"."""
-    points = {}
-    with open(log, encoding="utf-8") as f:
-        for line in f:
-            values = json.loads(line) if line.startswith('{"') else {}
-            name = key if tag == "train" else f"{tag}_{key}"
-            if name in values:
-                points[int(values["num_updates" if tag == "train" else f"{tag}_num_updates"])] = float(values[name])
-    return sorted(points.items())
-
-
 def columns(points):
     """Points as a list of x and a list of y."""
     return [x for x, _ in points], [y for _, y in points]
@@ -124,9 +112,9 @@ def draw_losses(out):
         (right, "scratch", "nll_loss", "from scratch", "C1"),
     ]
     for axes, log, key, label, color in curves:
-        path = os.path.join(logs, f"{log}.log")
-        axes.plot(*columns(curve(path, "train", key)), color=color, alpha=0.8, label=label)
-        axes.plot(*columns(curve(path, "valid", key)), "o", color=color, label=f"{label}, validation")
+        found = training_logs.read(os.path.join(logs, f"{log}.log"))
+        axes.plot(*columns(found.curve(key)), color=color, alpha=0.8, label=label)
+        axes.plot(*columns(found.curve(key, "valid")), "o", color=color, label=f"{label}, validation")
     left.axhline(entropy, color="gray", linestyle=":", label="unigram entropy of the text")
     left.set(title="Pre-training", xlabel="updates", ylabel="bits per masked token")
     right.set(title="Fine-tuning", xlabel="updates", ylabel="bits per target token")

@@ -121,7 +121,8 @@ def test_the_last_symbol_of_a_dictionary_is_no_error(tmp_path):
     binarized.check(write(tmp_path / "a", [[35, 2]]), types=36)
 
 
-def test_items_of_another_length_are_refused(tmp_path):
-    binarized.check(write(tmp_path / "a", [[5, 2], [6, 2]]), each=2)
-    with pytest.raises(PMLMError, match="not every item has 2 tokens"):
-        binarized.check(write(tmp_path / "a", [[5, 6, 2], [2]]), each=2)
+def test_labels_are_one_token_and_their_end(tmp_path):
+    binarized.check(write(tmp_path / "a", [[5, 2], [6, 2]]), label_end=2)
+    for labels in ([[5, 6, 2], [2]], [[5, 6], [6, 2]], [[2, 2], [6, 2]], [[5], [2]]):
+        with pytest.raises(PMLMError, match=r"a\.bin: not every label is one token and </s>"):
+            binarized.check(write(tmp_path / "a", labels), label_end=2)

@@ -23,7 +23,7 @@ from fairseq.data import indexed_dataset
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from safetensors.torch import save
 
-from fairseq_pmlm import byte_bpe, glue, hub, hypotheses, pairs, text, tokenizer_files
+from fairseq_pmlm import byte_bpe, glue, hub, hypotheses, pairs, text, tokenizer_files, training_logs
 from fairseq_pmlm.bpe import write_dictionary
 from fairseq_pmlm.checkpoints.importing import import_checkpoint
 from fairseq_pmlm.squad import preparation, windows
@@ -499,6 +499,20 @@ def pickle_in_checkpoint(name):
     whole = files["model.pt"]
     files["model.pt"] = unpickled(whole)
     return Reader(name, files, ("model.pt",), load_for_use, "bytes", 600, repacked(whole))
+
+
+@reader("training log")
+def training_log(name):
+    date, inner = "2026-01-01 00:00:00 | ", {"loss": "9.5", "wpb": "80"}
+    lines = [f"{date}INFO | train_inner | " + json.dumps(inner | {"num_updates": str(i)}) for i in range(9)]
+    lines += [json.dumps({"epoch": 1, "valid_loss": "8.5", "valid_num_updates": "8"}), f"{date}WARNING | x | careful"]
+
+    def read(folder):
+        log = training_logs.read(os.path.join(folder, "train.log"))
+        log.tokens()
+        log.curve("loss")
+
+    return Reader(name, {"train.log": "\n".join(lines).encode()}, ("train.log",), read, "json", 300)
 
 
 @reader("generate.txt")
