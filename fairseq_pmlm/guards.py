@@ -4,12 +4,17 @@
 """
 
 import logging
+import re
 from typing import Any
 
 from .errors import PMLMError, first_line
 from .patching import replace
 
 logger = logging.getLogger(__name__)
+
+# of the FloatingPointErrors of the trainer, those that NaN is to blame for: its own words with one GPU, and the norms
+# that it lists with several; not a disagreement of theirs, nor a loss scale that has become too small
+NONFINITE = re.compile(r"^gradients are Nan/Inf|^rank +\d+ = -?(nan|inf)$", re.MULTILINE)
 
 
 def patches() -> list[tuple[str, bool]]:
@@ -82,7 +87,7 @@ def name_nonfinite_samples() -> tuple[str, bool]:
             try:
                 done = original(self, samples, *args, **kwargs)
             except FloatingPointError as error:
-                if not str(error).startswith("gradients are"):  # of workers that disagree, or a loss scale of nothing
+                if not NONFINITE.search(str(error)):
                     raise
                 self.nonfinite_updates = getattr(self, "nonfinite_updates", 0) + 1
                 allowed = getattr(self.task.cfg, "nonfinite_updates", 0) or 0

@@ -21,6 +21,7 @@ from .errors import PMLMError, describe
 # Control characters (tab, line breaks, NUL, C1 with U+0085), the two separators of Unicode, and half surrogates, which
 # JSON can spell but UTF-8 cannot hold. \r\n is one break.
 UNSAFE = re.compile("\r\n|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+LONGEST_LINE = 1 << 30  # bytes; a small .gz can hold a line that fills any memory
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 NAMES = {"\t": "tab", "\n": "line feed", "\r": "carriage return", "\r\n": "line break", "\x00": "NUL"}
 
@@ -116,10 +117,13 @@ def read_lines(path: str, counts: Optional[Counts] = None) -> Iterator[tuple[int
     The text is not cleaned. A byte order mark at the start of the file is left out.
 
     Raises:
-        PMLMError: see :func:`reading` and :func:`decode_line`.
+        PMLMError: see :func:`reading` and :func:`decode_line`; a line is longer than :data:`LONGEST_LINE`.
     """
     with reading(path) as stream:
-        for number, raw in enumerate(stream, start=1):  # binary files know one line end: \n
+        lines = iter(lambda: stream.readline(LONGEST_LINE + 1), b"")  # binary files know one line end: \n
+        for number, raw in enumerate(lines, start=1):
+            if len(raw) > LONGEST_LINE:
+                raise PMLMError(f"{path}, line {number}: longer than {LONGEST_LINE:,} bytes; is this a text file?")
             if counts is not None:
                 counts.bytes += len(raw)
             yield number, decode_line(raw, path, number)

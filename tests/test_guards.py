@@ -2,6 +2,7 @@
 
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,9 +132,9 @@ def test_broken_lines_of_a_dictionary_are_named(content, said, broken_dictionary
 class FakeTrainer:
     """What the patch sees of fairseq's."""
 
-    def __init__(self, allowed, failures):
-        self.task = type("Task", (), {"cfg": type("Cfg", (), {"nonfinite_updates": allowed})})
-        self.failures, self.cleared = failures, 0
+    def __init__(self, allowed):
+        self.task = SimpleNamespace(cfg=SimpleNamespace(nonfinite_updates=allowed))
+        self.cleared = 0
 
     def get_num_updates(self):
         return 6
@@ -208,7 +209,7 @@ def test_so_many_updates_in_a_row_are_left_out(allowed, monkeypatch, caplog):
     monkeypatch.setattr(Trainer, "train_step", original)
     monkeypatch.setattr(guards, "replace", lambda owner, name, lines, wrap: wrap(original))
     patched = guards.name_nonfinite_samples()
-    trainer = FakeTrainer(allowed, [])
+    trainer = FakeTrainer(allowed)
     nan, samples = FloatingPointError("gradients are Nan/Inf"), [{"id": torch.tensor([4, 5])}, {}]
     outcomes = iter([{}, *([nan] * allowed), {}, *([nan] * allowed), nan])
     for _ in range(2):
@@ -219,6 +220,13 @@ def test_so_many_updates_in_a_row_are_left_out(allowed, monkeypatch, caplog):
     with pytest.raises(PMLMError, match="update 7: gradients are NaN or infinite"):
         patched(trainer, samples)
     assert caplog.text.count("samples of its batches: [[4, 5], []]") == 2 * allowed + 1
-    outcomes = iter([FloatingPointError("Minimum loss scale reached (0.0001)")])
-    with pytest.raises(FloatingPointError, match="Minimum loss scale"):
-        patched(trainer, samples)
+    workers = (
+        "Fatal error: gradients are inconsistent between workers.\ngrad_norm across the workers:\nrank   0 = {:.8f}\n"
+    )
+    outcomes = iter([FloatingPointError(workers.format(float("nan")))])
+    with pytest.raises(PMLMError, match="update 7: gradients are NaN or infinite"):
+        patched(FakeTrainer(0), samples)
+    for other in ("Minimum loss scale reached (0.0001)", workers.format(2.5)):
+        outcomes = iter([FloatingPointError(other)])
+        with pytest.raises(FloatingPointError, match=other[:20]):
+            patched(trainer, samples)

@@ -94,6 +94,17 @@ def test_unreadable_files(tmp_path, name, content, message):
         list(read_lines(str(tmp_path / name)))
 
 
+def test_a_line_that_fills_the_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("fairseq_pmlm.text.LONGEST_LINE", 1000)
+    for size, end in ((1000, b""), (999, b"\n"), (1001, b""), (1000, b"\n"), (10**6, b"")):
+        (tmp_path / "a.gz").write_bytes(gzip.compress(b"x\n" + bytes(size) + end))
+        if size + len(end) <= 1000:
+            assert len(list(read_lines(str(tmp_path / "a.gz")))) == 2
+            continue
+        with pytest.raises(PMLMError, match=r"a\.gz, line 2: longer than 1,000 bytes; is this a text file"):
+            list(read_lines(str(tmp_path / "a.gz")))
+
+
 def test_missing_paths(tmp_path):
     with pytest.raises(PMLMError, match=r"no such file or directory: .*nowhere"):
         list_files([str(tmp_path / "nowhere")])
