@@ -12,7 +12,7 @@ ORIGINALS: dict[str, Callable] = {}
 def replace(
     module: ModuleType | type, name: str, lines: list[str], wrap: Callable[[Callable], Callable]
 ) -> tuple[str, bool]:
-    """Put ``wrap(original)`` in the place of a function of fairseq.
+    """Put ``wrap(original)`` in the place of a function of fairseq; a second patch of it wraps the first.
 
     Args:
         module: the module or class that holds the function.
@@ -27,13 +27,14 @@ def replace(
     current = getattr(module, name, None)
     if current is None:  # nothing to mend, and nothing to wrap
         return full_name, False
-    # after a re-import the function found here is a patch already: patch the original again, never a patch
+    # after a re-import, what is found here is a patch by the import before: it has to go
     original = getattr(current, "pmlm_original", current)
+    inner = current if full_name in ORIGINALS else original
     try:
         source = inspect.getsource(original)
     except (OSError, TypeError):
         source = ""
-    patched = functools.wraps(original)(wrap(original))
+    patched = functools.wraps(original)(wrap(inner))
     patched.pmlm_original = original
     ORIGINALS[full_name] = original
     setattr(module, name, patched)

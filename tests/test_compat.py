@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_loading import Call
 
-from fairseq_pmlm import compat
+from fairseq_pmlm import compat, patching
 from fairseq_pmlm.errors import PMLMError
 
 ROOT = Path(__file__).parents[1]
@@ -447,6 +447,24 @@ def test_importing_twice_is_harmless():
         print("twice: fine", len(second.ORIGINALS))
         """)
     assert run.stdout.strip() == f"twice: fine {len(compat.ORIGINALS)}", run.stderr
+
+
+def test_patches_of_one_function_add_up(monkeypatch):
+    class Owner:
+        @staticmethod
+        def said():
+            return ["original"]
+
+    def add(word):
+        return lambda original: lambda: [word, *original()]
+
+    original = Owner.said
+    for _ in range(2):  # the second time as after a re-import, which remembers nothing
+        monkeypatch.setattr(patching, "ORIGINALS", {})
+        assert patching.replace(Owner, "said", ['"original"'], add("first"))[1]
+        assert patching.replace(Owner, "said", ['"original"'], add("second"))[1]
+        assert Owner.said() == ["second", "first", "original"]
+        assert list(patching.ORIGINALS.values()) == [original]
 
 
 def worker(queue):
