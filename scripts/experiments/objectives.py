@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))  # smok
 
 from finetuning_tasks import TASKS
 from plan import HERE, Plan
-from report import write_report
+from results import write_report
 from runner import Runner
 from settings import QUESTIONS, SETTINGS, SYSTEMS, Setting
 from smoke_examples import main as smoke_examples
