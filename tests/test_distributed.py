@@ -222,6 +222,16 @@ def test_lists_are_gathered_without_gpus():
     assert in_two_processes(gather) == [[0, 1], [0, 1]]
 
 
+def broadcast(rank):
+    state = {"model": tiny().state_dict(), "cfg": {"model": {"encoder_layers": 1}}}
+    found = utils.broadcast_object(state if rank == 0 else None, 0, utils.get_global_group(), torch.device("cpu"))
+    return all(torch.equal(value, state["model"][name]) for name, value in found["model"].items())
+
+
+def test_a_checkpoint_goes_from_the_first_process_to_the_others():
+    assert in_two_processes(broadcast) == [True, True]
+
+
 def tiny(symbols="abcdef"):
     dictionary = Dictionary()
     for symbol in [*symbols, "<mask>", "<pseudo>"]:
@@ -273,7 +283,7 @@ def test_gradients_are_those_of_one_process(backend):
 
 @pytest.mark.slow
 def test_torchrun_and_world_size_train_the_same(work, tmp_path):
-    """Both start two processes, which train together and not one over the other."""
+    """Both start two processes, which train together and not one over the other, and go on together."""
     options = [
         work / "text",
         *USER_DIR,
@@ -290,7 +300,9 @@ def test_torchrun_and_world_size_train_the_same(work, tmp_path):
     torchrun += [Path(sys.executable).with_name("fairseq-train"), *options, "--save-dir", tmp_path / "a"]
     done = subprocess.run(list(map(str, torchrun)), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    other = command("train", *options, "--save-dir", tmp_path / "b", "--distributed-world-size", 2)
+    options += ["--distributed-world-size", 2, "--save-dir", tmp_path / "b"]
+    command("train", *options, "--max-update", 6)
+    other = command("train", *options)  # which goes on
     for output in (done.stdout, other.stdout):
         assert "initialized host" in output
         assert "training on 2 devices" in output
