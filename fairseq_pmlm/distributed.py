@@ -195,6 +195,23 @@ def join_on_cpus(plan) -> None:
         plan.distributed_backend = "gloo"
 
 
+def check_joined(trainer) -> None:
+    """Refuse to train beside other processes as if there were none.
+
+    Why: ``fairseq-hydra-train`` reads ``common.user_dir`` when it has decided already who trains with whom, so that
+    nothing here could tell it of the others, and each would train a copy, one over the other.
+
+    Raises:
+        PMLMError: this process was started with others, and trains without them.
+    """
+    starter, count = tasks()
+    if count > 1 and trainer.data_parallel_world_size == 1 and not torch.distributed.is_initialized():
+        raise PMLMError(
+            f"{starter} has started {count} processes, and each of them would train by itself, one over the other: "
+            "fairseq-hydra-train does not join them here; give fairseq-train"
+        )
+
+
 def slurm_port() -> int:
     """A port that all tasks of a Slurm job choose alike, and jobs beside it on the same machines hardly ever."""
     return random.Random(int(os.environ.get("SLURM_JOB_ID", 0))).randint(10000, 60000)

@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 
-from . import checkpoint_files, progress
+from . import checkpoint_files, distributed, progress
 from .errors import PMLMError
 from .patching import replace
 
@@ -32,6 +32,11 @@ def resume_exactly() -> list[tuple[str, bool]]:
     def wrap_load(original):
         def patched(cfg, trainer, **passthrough_args):
             progress.begin()
+            distributed.check_joined(trainer)
+            if progress.early_stopping is None:  # fairseq-hydra-train has called its main before we were there
+                from fairseq_cli import train
+
+                progress.early_stopping = train.should_stop_early
             cfg = which_checkpoint(cfg, trainer)
             extra_state, epoch_itr = original(cfg, trainer, **passthrough_args)
             if extra_state is not None:

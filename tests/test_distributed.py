@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -156,6 +157,17 @@ def test_what_cannot_work_is_refused(environment, monkeypatch, part, options, to
     monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(PMLMError, match=told):
         utils.call_main(config(**{part: options}), lambda cfg: pytest.fail("started"))
+
+
+def test_who_was_not_joined_is_refused(environment):
+    """As under fairseq-hydra-train, which knows of the extension only when processes are decided upon."""
+    alone, joined = (SimpleNamespace(data_parallel_world_size=size) for size in (1, 3))
+    distributed.check_joined(alone)
+    for variables, told in ((SLURM, "Slurm has started 3 processes"), (TORCHRUN, "torchrun has started 6 processes")):
+        environment(variables)
+        distributed.check_joined(joined)
+        with pytest.raises(PMLMError, match=f"{told}, and each of them would train by itself"):
+            distributed.check_joined(alone)
 
 
 def test_lost_processes_are_told_from_errors():
