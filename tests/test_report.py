@@ -1,6 +1,7 @@
 """scripts/report.py: logs of all forms to one page, in which nothing runs."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -141,6 +142,12 @@ def test_runs_side_by_side(tmp_path):
     for text in ("said by a", "said by b", "Validation: f1", "AE and PAR", "Learning rate"):
         assert text in page
     assert page == report.page(runs, 5)  # no date, no random names
+    # a run that has not come to its first validation, and whose name matplotlib would not put into a legend
+    (tmp_path / "_new").mkdir()
+    (tmp_path / "_new" / "train.log").write_text('{"epoch": 1, "loss": "5", "num_updates": "2"}\n')
+    os.mkfifo(tmp_path / "_new" / "pipe.log")  # nobody writes into it
+    page = report.page(report.find_runs([str(tmp_path / "a"), str(tmp_path / "_new")]), 5)
+    assert Page(page).text.count(" _new") == 2  # in the heading, and in the legend of the loss
 
 
 def test_many_points_are_averaged():
