@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -37,7 +38,8 @@ def write_whole() -> list[tuple[str, bool]]:
 
     Why: fairseq writes the first of a checkpoint's names in a way that a crash of the machine can tear (it does not
     sync), after an error appends a second attempt to the first, and copies in place to the other names, of which
-    ``checkpoint_last.pt`` is one. Copies stay copies and no links: damage to one of them shall leave the others.
+    ``checkpoint_last.pt`` is one. Copies stay copies and no links: damage to one of them shall leave the others. And
+    where nothing can be written, it ends in a traceback, as does one of two trainings that begin at the same time.
     """
     from fairseq import checkpoint_utils
     from fairseq.file_io import PathManager
@@ -64,7 +66,19 @@ def write_whole() -> list[tuple[str, bool]]:
 
         return patched
 
+    def wrap_verify(original):
+        def patched(save_dir):
+            try:
+                os.makedirs(save_dir, exist_ok=True)
+                with tempfile.TemporaryFile(dir=save_dir):
+                    pass
+            except OSError as error:
+                raise PMLMError(f"--save-dir {save_dir} cannot be written: {error.strerror or error}") from error
+
+        return patched
+
     return [
+        replace(checkpoint_utils, "verify_checkpoint_directory", ['os.path.join(save_dir, "dummy")'], wrap_verify),
         replace(
             checkpoint_utils, "torch_persistent_save", ['PathManager.rename(filename + ".tmp", filename)'], wrap_save
         ),

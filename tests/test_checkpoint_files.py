@@ -95,6 +95,15 @@ def test_a_disk_that_thinks_better_of_it(tmp_path, monkeypatch):
     assert torch_load(path)["optimizer_history"] == [{"num_updates": 20}]
 
 
+def test_a_directory_that_cannot_be_written(tmp_path):
+    checkpoint_utils.verify_checkpoint_directory(str(tmp_path / "new" / "one"))
+    assert os.listdir(tmp_path / "new" / "one") == []
+    (tmp_path / "file").write_text("")
+    for wrong in (tmp_path / "file", "/proc/none"):
+        with pytest.raises(PMLMError, match=rf"^--save-dir {wrong} cannot be written: "):
+            checkpoint_utils.verify_checkpoint_directory(str(wrong))
+
+
 def test_synced_before_it_gets_its_name(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(os, "fsync", lambda file, fsync=os.fsync: (done.append("sync"), fsync(file)))
