@@ -11,8 +11,10 @@ import logging
 import os
 import random
 import re
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Optional
 
@@ -259,7 +261,7 @@ def spawn(cfg, main, kwargs: dict) -> None:
     logger.info(f"starting {count} processes on this machine's CPUs")
     cfg.distributed_training.distributed_rank = None  # each finds its own
     try:
-        torch.multiprocessing.spawn(_spawned, (main, cfg, kwargs), nprocs=count)
+        torch.multiprocessing.spawn(_spawned, (os.getpid(), main, cfg, kwargs), nprocs=count)
     except torch.multiprocessing.ProcessExitedException as error:
         raise PMLMError(
             f"process {error.error_index} of {count} {str(error).split(' ', 2)[-1]}, and the others were stopped; "
@@ -267,10 +269,15 @@ def spawn(cfg, main, kwargs: dict) -> None:
         ) from error
 
 
-def _spawned(index: int, main, cfg, kwargs: dict) -> None:
+def _spawned(index: int, parent: int, main, cfg, kwargs: dict) -> None:
     """One of the processes of :func:`spawn`."""
     from fairseq.distributed import utils
 
+    # to end with the process that has started this one: torch's SIGINT is ignored by what a script runs with "&", and
+    # does not come where that process has ended already
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit("the process that has started this one is gone")
     with losses_named(cfg.distributed_training):
         utils.distributed_main(index, main, cfg, kwargs)
     leave(utils)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -157,6 +158,15 @@ def test_what_cannot_work_is_refused(environment, monkeypatch, part, options, to
     monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(PMLMError, match=told):
         utils.call_main(config(**{part: options}), lambda cfg: pytest.fail("started"))
+
+
+def test_an_orphan_does_not_train(monkeypatch):
+    """What a script runs with "&" ignores SIGINT, by which torch ends the processes of one that was killed."""
+    signals = []
+    monkeypatch.setattr(torch.multiprocessing, "_prctl_pr_set_pdeathsig", signals.append)
+    with pytest.raises(SystemExit, match="the process that has started this one is gone"):
+        distributed._spawned(0, os.getppid() + 1, lambda cfg: pytest.fail("trained"), config(), {})
+    assert signals == [signal.SIGTERM]
 
 
 def test_who_was_not_joined_is_refused(environment):
