@@ -6,6 +6,8 @@ a word, where ``checkpoint_last.pt`` is missing.
 
 import contextlib
 import errno
+import fcntl
+import itertools
 import logging
 import os
 import re
@@ -14,7 +16,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple, Optional
+from typing import BinaryIO, NamedTuple, Optional, TextIO
 
 import torch
 
@@ -124,6 +126,50 @@ def _save(obj, file: BinaryIO) -> None:
         if cause is None:
             raise
         raise cause from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# one training a directory
+
+_held: dict[str, TextIO] = {}
+
+
+def hold(directory: str, suffix: str = "", seconds: float = 30) -> None:
+    """Keep other trainings out of *directory* for as long as this process lives, by a lock on a file there.
+
+    Two that write the same names would each go on from the other's, and remove what it is writing. The system lifts the
+    lock when the process ends, however it ends; a network's disk without locks keeps nobody out.
+
+    Args:
+        directory: ``--save-dir``.
+        suffix: ``--checkpoint-suffix``, by which several may share a directory.
+        seconds: how long to wait for one that is just being stopped.
+
+    Raises:
+        PMLMError: another training has it.
+    """
+    path = os.path.abspath(os.path.join(directory, f".lock{suffix}"))
+    if path in _held:
+        return
+    try:
+        file = open(path, "a", encoding="ascii")  # noqa: SIM115
+    except OSError:
+        return
+    for waited in itertools.count():
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES) and waited < seconds:
+                if not waited:
+                    logger.warning(f"another training writes into {directory}: waiting {seconds:g} seconds for its end")
+                time.sleep(1)
+                continue
+            file.close()
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise PMLMError(f"another training writes into --save-dir {directory}; give another one") from None
+            return
+        _held[path] = file
+        return
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ def resume_exactly() -> list[tuple[str, bool]]:
         def patched(cfg, trainer, **passthrough_args):
             progress.begin()
             distributed.check_joined(trainer)
+            if trainer.data_parallel_rank == 0 and not cfg.no_save:
+                checkpoint_files.hold(cfg.save_dir, trainer.checkpoint_suffix)
             if progress.early_stopping is None:  # fairseq-hydra-train has called its main before we were there
                 from fairseq_cli import train
 
