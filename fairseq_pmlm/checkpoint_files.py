@@ -16,7 +16,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple, Optional, TextIO
+from typing import BinaryIO, NamedTuple, Optional
 
 import torch
 
@@ -131,7 +131,7 @@ def _save(obj, file: BinaryIO) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 # one training a directory
 
-_held: dict[str, TextIO] = {}
+_held: dict[str, BinaryIO] = {}
 
 
 def hold(directory: str, suffix: str = "", seconds: float = 30) -> None:
@@ -152,7 +152,7 @@ def hold(directory: str, suffix: str = "", seconds: float = 30) -> None:
     if path in _held:
         return
     try:
-        file = open(path, "a", encoding="ascii")  # noqa: SIM115
+        file = open(path, "ab")  # noqa: SIM115
     except OSError:
         return
     for waited in itertools.count():
