@@ -108,7 +108,7 @@ class Training:
         """What was logged last of each update, in training and validation, but for what is measured in seconds."""
         found = {}
         for tag, line in re.findall(r"\| INFO \| (train_inner|train|valid) \| (\{.*\})$", self.output(), re.MULTILINE):
-            values = {name: x for name, x in json.loads(line).items() if not re.search("wall|wps|ups|time", name)}
+            values = {name: x for name, x in json.loads(line).items() if not re.search("wall|wps|ups|per_second", name)}
             found[tag, values[f"{tag}_num_updates" if tag != "train_inner" else "num_updates"]] = values
         return found
 
