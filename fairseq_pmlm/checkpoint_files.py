@@ -6,10 +6,13 @@ a word, where ``checkpoint_last.pt`` is missing.
 
 import contextlib
 import errno
+import fcntl
+import itertools
 import logging
 import os
 import re
 import shutil
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -37,7 +40,8 @@ def write_whole() -> list[tuple[str, bool]]:
 
     Why: fairseq writes the first of a checkpoint's names in a way that a crash of the machine can tear (it does not
     sync), after an error appends a second attempt to the first, and copies in place to the other names, of which
-    ``checkpoint_last.pt`` is one. Copies stay copies and no links: damage to one of them shall leave the others.
+    ``checkpoint_last.pt`` is one. Copies stay copies and no links: damage to one of them shall leave the others. And
+    where nothing can be written, it ends in a traceback, as does one of two trainings that begin at the same time.
     """
     from fairseq import checkpoint_utils
     from fairseq.file_io import PathManager
@@ -64,7 +68,19 @@ def write_whole() -> list[tuple[str, bool]]:
 
         return patched
 
+    def wrap_verify(original):
+        def patched(save_dir):
+            try:
+                os.makedirs(save_dir, exist_ok=True)
+                with tempfile.TemporaryFile(dir=save_dir):
+                    pass
+            except OSError as error:
+                raise PMLMError(f"--save-dir {save_dir} cannot be written: {error.strerror or error}") from error
+
+        return patched
+
     return [
+        replace(checkpoint_utils, "verify_checkpoint_directory", ['os.path.join(save_dir, "dummy")'], wrap_verify),
         replace(
             checkpoint_utils, "torch_persistent_save", ['PathManager.rename(filename + ".tmp", filename)'], wrap_save
         ),
@@ -110,6 +126,50 @@ def _save(obj, file: BinaryIO) -> None:
         if cause is None:
             raise
         raise cause from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# one training a directory
+
+_held: dict[str, BinaryIO] = {}
+
+
+def hold(directory: str, suffix: str = "", seconds: float = 30) -> None:
+    """Keep other trainings out of *directory* for as long as this process lives, by a lock on a file there.
+
+    Two that write the same names would each go on from the other's, and remove what it is writing. The system lifts the
+    lock when the process ends, however it ends; a network's disk without locks keeps nobody out.
+
+    Args:
+        directory: ``--save-dir``.
+        suffix: ``--checkpoint-suffix``, by which several may share a directory.
+        seconds: how long to wait for one that is just being stopped.
+
+    Raises:
+        PMLMError: another training has it.
+    """
+    path = os.path.abspath(os.path.join(directory, f".lock{suffix}"))
+    if path in _held:
+        return
+    try:
+        file = open(path, "ab")  # noqa: SIM115
+    except OSError:
+        return
+    for waited in itertools.count():
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES) and waited < seconds:
+                if not waited:
+                    logger.warning(f"another training writes into {directory}: waiting {seconds:g} seconds for its end")
+                time.sleep(1)
+                continue
+            file.close()
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise PMLMError(f"another training writes into --save-dir {directory}; give another one") from None
+            return
+        _held[path] = file
+        return
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -119,9 +119,10 @@ def load_data_only() -> list[tuple[str, bool]]:
     from fairseq import checkpoint_utils
     from fairseq.distributed import utils as distributed_utils
 
-    def wrap(original):
+    def wrap_broadcast(original):
         def patched(*args, **kwargs):
-            with _torch_loads_data_only():
+            # rank 0 has looked at it; here, places stand for its tensors, which are sent after it
+            with _torch_loads_data_only(torch_load):
                 return original(*args, **kwargs)
 
         return patched
@@ -135,7 +136,7 @@ def load_data_only() -> list[tuple[str, bool]]:
             path, *_ = signature.bind(*args, **kwargs).arguments.values()
             last_checkpoint = f"checkpoint {path}"
             try:
-                with _torch_loads_data_only():
+                with _torch_loads_data_only(_load_checked):
                     return original(*args, **kwargs)
             except FileNotFoundError as error:
                 raise PMLMError(f"checkpoint {path} does not exist") from error
@@ -153,7 +154,7 @@ def load_data_only() -> list[tuple[str, bool]]:
     return [
         replace(checkpoint_utils, "load_checkpoint_to_cpu", [file_line], wrap_reader),
         replace(checkpoint_utils, "load_ema_from_checkpoint", ["new_state = torch.load("], wrap_reader),
-        replace(distributed_utils, "_broadcast_object_slow", [broadcast_line], wrap),
+        replace(distributed_utils, "_broadcast_object_slow", [broadcast_line], wrap_broadcast),
     ]
 
 
@@ -161,14 +162,14 @@ _loading = threading.RLock()
 
 
 @contextlib.contextmanager
-def _torch_loads_data_only() -> Iterator[None]:
-    """Within this block ``torch.load`` is :func:`fairseq_pmlm.loading.torch_load`, and looks at what it has read.
+def _torch_loads_data_only(load: Callable) -> Iterator[None]:
+    """Within this block ``torch.load`` is *load*, :func:`fairseq_pmlm.loading.torch_load` or what goes on from it.
 
     The functions of fairseq that call it are long; swapping the one call keeps them as they are. Inside the call, and
     not around fairseq's function, the cause of an error is known to be the file.
     """
     with _loading:
-        previous, torch.load = torch.load, _load_checked
+        previous, torch.load = torch.load, load
         try:
             yield
         finally:
@@ -176,6 +177,7 @@ def _torch_loads_data_only() -> Iterator[None]:
 
 
 def _load_checked(file, *args, **kwargs):
+    """``torch_load``, and a look at what it has read."""
     from . import state  # needs what is patched here
 
     content = torch_load(file, *args, **kwargs)

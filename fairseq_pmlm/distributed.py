@@ -11,8 +11,10 @@ import logging
 import os
 import random
 import re
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Optional
 
@@ -195,6 +197,23 @@ def join_on_cpus(plan) -> None:
         plan.distributed_backend = "gloo"
 
 
+def check_joined(trainer) -> None:
+    """Refuse to train beside other processes as if there were none.
+
+    Why: ``fairseq-hydra-train`` reads ``common.user_dir`` when it has decided already who trains with whom, so that
+    nothing here could tell it of the others, and each would train a copy, one over the other.
+
+    Raises:
+        PMLMError: this process was started with others, and trains without them.
+    """
+    starter, count = tasks()
+    if count > 1 and trainer.data_parallel_world_size == 1 and not torch.distributed.is_initialized():
+        raise PMLMError(
+            f"{starter} has started {count} processes, and each of them would train by itself, one over the other: "
+            "fairseq-hydra-train does not join them here; give fairseq-train"
+        )
+
+
 def slurm_port() -> int:
     """A port that all tasks of a Slurm job choose alike, and jobs beside it on the same machines hardly ever."""
     return random.Random(int(os.environ.get("SLURM_JOB_ID", 0))).randint(10000, 60000)
@@ -242,7 +261,7 @@ def spawn(cfg, main, kwargs: dict) -> None:
     logger.info(f"starting {count} processes on this machine's CPUs")
     cfg.distributed_training.distributed_rank = None  # each finds its own
     try:
-        torch.multiprocessing.spawn(_spawned, (main, cfg, kwargs), nprocs=count)
+        torch.multiprocessing.spawn(_spawned, (os.getpid(), main, cfg, kwargs), nprocs=count)
     except torch.multiprocessing.ProcessExitedException as error:
         raise PMLMError(
             f"process {error.error_index} of {count} {str(error).split(' ', 2)[-1]}, and the others were stopped; "
@@ -250,10 +269,15 @@ def spawn(cfg, main, kwargs: dict) -> None:
         ) from error
 
 
-def _spawned(index: int, main, cfg, kwargs: dict) -> None:
+def _spawned(index: int, parent: int, main, cfg, kwargs: dict) -> None:
     """One of the processes of :func:`spawn`."""
     from fairseq.distributed import utils
 
+    # to end with the process that has started this one: torch's SIGINT is ignored by what a script runs with "&", and
+    # does not come where that process has ended already
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit("the process that has started this one is gone")
     with losses_named(cfg.distributed_training):
         utils.distributed_main(index, main, cfg, kwargs)
     leave(utils)

@@ -8,8 +8,11 @@ an epoch stands for when the processes or the batches have become others.
 import copy
 import logging
 import os
+import zlib
 
-from . import checkpoint_files, progress
+import numpy as np
+
+from . import checkpoint_files, distributed, progress
 from .errors import PMLMError
 from .patching import replace
 
@@ -29,6 +32,13 @@ def resume_exactly() -> list[tuple[str, bool]]:
     def wrap_load(original):
         def patched(cfg, trainer, **passthrough_args):
             progress.begin()
+            distributed.check_joined(trainer)
+            if trainer.data_parallel_rank == 0 and not cfg.no_save:
+                checkpoint_files.hold(cfg.save_dir, trainer.checkpoint_suffix)
+            if progress.early_stopping is None:  # fairseq-hydra-train has called its main before we were there
+                from fairseq_cli import train
+
+                progress.early_stopping = train.should_stop_early
             cfg = which_checkpoint(cfg, trainer)
             extra_state, epoch_itr = original(cfg, trainer, **passthrough_args)
             if extra_state is not None:
@@ -50,7 +60,8 @@ def resume_exactly() -> list[tuple[str, bool]]:
 
     def wrap_place(original):
         def patched(self):
-            return {**original(self), "num_shards": self.num_shards, "batches": len(self.frozen_batches)}
+            place = {"num_shards": self.num_shards, "batches": len(self.frozen_batches), "order": order(self)}
+            return {**original(self), **place}
 
         return patched
 
@@ -191,6 +202,17 @@ def stop_if_complete(trainer, epoch_itr) -> None:
     limit.max_epoch = -1  # which ends fairseq's loop over the epochs before the first
 
 
+def order(iterator) -> int:
+    """A checksum of what is in the batches of an epoch, and of the seed of their order."""
+    batches, found = getattr(iterator, "pmlm_order", (None, 0))
+    if batches is not iterator.frozen_batches:
+        batches, found = iterator.frozen_batches, zlib.crc32(f"{iterator.seed} ".encode())
+        for batch in batches:
+            found = zlib.crc32(np.append(np.asarray(batch, np.int64), -1), found)
+        iterator.pmlm_order = batches, found  # a training saves more often than its batches become others
+    return found
+
+
 def place_in_epoch(iterator, state: dict) -> dict:
     """The place in an epoch, for as many processes as there are now.
 
@@ -209,6 +231,12 @@ def place_in_epoch(iterator, state: dict) -> dict:
             f"the checkpoint is within an epoch of {state['batches']:,} batches for {before} processes, and now there "
             f"are {batches:,} for {now}: samples would be lost or repeated; give the same data, --max-tokens and "
             "--batch-size, or --reset-dataloader to begin with the first epoch again"
+        )
+    if state.get("order", order(iterator)) != order(iterator):
+        raise PMLMError(
+            f"the checkpoint is within an epoch of as many batches, {batches:,}, with other samples or in another "
+            "order: samples would be lost or repeated; give the same data, --seed, --max-tokens and --batch-size, or "
+            "--reset-dataloader to begin with the first epoch again"
         )
     if now == before:
         return state

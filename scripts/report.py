@@ -84,9 +84,10 @@ def find_runs(paths: list[str]) -> list[Run]:
         folders = [path, os.path.join(path, "logs")] if os.path.isdir(path) else []
         files = [os.path.join(folder, file) for folder in folders if os.path.isdir(folder)
                  for file in sorted(os.listdir(folder))] or [path]  # fmt: skip
+        files = [f for f in files if os.path.isfile(f)]  # what waits for a writer would be waited for
         texts = [f for f in files if f.endswith((".log", ".txt", ".out", ".jsonl")) or (f == path and not folders)]
         logs: list[training_logs.Log] = []
-        for log in map(training_logs.read, filter(os.path.isfile, texts)):
+        for log in map(training_logs.read, texts):
             if not any(
                 log.train == other.train and log.parts == other.parts for other in logs
             ):  # --log-file and output
@@ -157,6 +158,7 @@ def draw(runs: list[Run], title: str, keys: tuple[str, ...], unit: str, parts: t
             for j, key in enumerate(shown):
                 color = f"C{(i * max(2, len(shown)) + j) % 10}"
                 name = " ".join(filter(None, (run.name if len(runs) > 1 else "", key if len(shown) > 1 else "")))
+                name = re.sub("^_", " _", name)  # matplotlib hides a label that begins with "_"
                 curve = [(at(updates), y) for updates, y in run.log.curve(key)]
                 axes.plot(*columns(thin(curve)), color=color, linewidth=1.1, label=name or None)
                 finite += [y for _, y in curve if math.isfinite(y)]
@@ -237,8 +239,7 @@ def page(runs: list[Run], shown: int) -> str:
     """The whole page."""
     parts = tuple(dict.fromkeys(part for run in runs for part in run.log.parts if part != "train"))
     charts = [draw(runs, title, keys, unit, parts) for title, keys, unit in CHARTS]
-    keys = {key for run in runs for part in parts for values in run.log.parts[part].values() for key in values
-            if part in run.log.parts} if parts else set()  # fmt: skip
+    keys = {key for run in runs for part in parts for values in run.log.parts.get(part, {}).values() for key in values}
     known = {key for _, names, _ in CHARTS for key in names}
     scores = sorted(key for key in keys - known if not NO_SCORES.fullmatch(key))
     charts += [draw(runs, f"Validation: {key}", (key,), "", parts) for key in scores[:12]]

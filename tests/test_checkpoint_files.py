@@ -4,6 +4,8 @@ import errno
 import io
 import os
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -95,6 +97,15 @@ def test_a_disk_that_thinks_better_of_it(tmp_path, monkeypatch):
     assert torch_load(path)["optimizer_history"] == [{"num_updates": 20}]
 
 
+def test_a_directory_that_cannot_be_written(tmp_path):
+    checkpoint_utils.verify_checkpoint_directory(str(tmp_path / "new" / "one"))
+    assert os.listdir(tmp_path / "new" / "one") == []
+    (tmp_path / "file").write_text("")
+    for wrong in (tmp_path / "file", "/proc/none"):
+        with pytest.raises(PMLMError, match=rf"^--save-dir {wrong} cannot be written: "):
+            checkpoint_utils.verify_checkpoint_directory(str(wrong))
+
+
 def test_synced_before_it_gets_its_name(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(os, "fsync", lambda file, fsync=os.fsync: (done.append("sync"), fsync(file)))
@@ -103,6 +114,24 @@ def test_synced_before_it_gets_its_name(tmp_path, monkeypatch):
     assert PathManager.copy(one, str(tmp_path / "checkpoint_last.pt"), overwrite=True)
     assert done == ["sync", "rename", "sync"] * 2
     assert (tmp_path / "checkpoint_last.pt").stat().st_nlink == 1
+
+
+def test_one_training_a_directory(tmp_path):
+    other = "import sys, fcntl; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{other}; sys.stdin.read()", tmp_path / ".lock"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(PMLMError, match=f"^another training writes into --save-dir {tmp_path}; give another one$"):
+            checkpoint_files.hold(str(tmp_path), seconds=0)
+        checkpoint_files.hold(str(tmp_path), "-other", seconds=0)
+        process.kill()
+        checkpoint_files.hold(str(tmp_path))  # waits for it
+    checkpoint_files.hold(str(tmp_path), seconds=0)  # ours
+    again = [sys.executable, "-c", other.replace("LOCK_EX", "LOCK_EX | fcntl.LOCK_NB"), tmp_path / ".lock"]
+    assert b"BlockingIOError" in subprocess.run(again, capture_output=True).stderr
+    checkpoint_files.hold(str(tmp_path / "none"))  # no disk of ours
 
 
 def test_every_truncation_and_torn_page_is_found(tmp_path):

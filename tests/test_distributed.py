@@ -2,10 +2,12 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -158,6 +160,26 @@ def test_what_cannot_work_is_refused(environment, monkeypatch, part, options, to
         utils.call_main(config(**{part: options}), lambda cfg: pytest.fail("started"))
 
 
+def test_an_orphan_does_not_train(monkeypatch):
+    """What a script runs with "&" ignores SIGINT, by which torch ends the processes of one that was killed."""
+    signals = []
+    monkeypatch.setattr(torch.multiprocessing, "_prctl_pr_set_pdeathsig", signals.append)
+    with pytest.raises(SystemExit, match="the process that has started this one is gone"):
+        distributed._spawned(0, os.getppid() + 1, lambda cfg: pytest.fail("trained"), config(), {})
+    assert signals == [signal.SIGTERM]
+
+
+def test_who_was_not_joined_is_refused(environment):
+    """As under fairseq-hydra-train, which knows of the extension only when processes are decided upon."""
+    alone, joined = (SimpleNamespace(data_parallel_world_size=size) for size in (1, 3))
+    distributed.check_joined(alone)
+    for variables, told in ((SLURM, "Slurm has started 3 processes"), (TORCHRUN, "torchrun has started 6 processes")):
+        environment(variables)
+        distributed.check_joined(joined)
+        with pytest.raises(PMLMError, match=f"{told}, and each of them would train by itself"):
+            distributed.check_joined(alone)
+
+
 def test_lost_processes_are_told_from_errors():
     lost = (
         "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:9",
@@ -222,6 +244,16 @@ def test_lists_are_gathered_without_gpus():
     assert in_two_processes(gather) == [[0, 1], [0, 1]]
 
 
+def broadcast(rank):
+    state = {"model": tiny().state_dict(), "cfg": {"model": {"encoder_layers": 1}}}
+    found = utils.broadcast_object(state if rank == 0 else None, 0, utils.get_global_group(), torch.device("cpu"))
+    return all(torch.equal(value, state["model"][name]) for name, value in found["model"].items())
+
+
+def test_a_checkpoint_goes_from_the_first_process_to_the_others():
+    assert in_two_processes(broadcast) == [True, True]
+
+
 def tiny(symbols="abcdef"):
     dictionary = Dictionary()
     for symbol in [*symbols, "<mask>", "<pseudo>"]:
@@ -273,7 +305,7 @@ def test_gradients_are_those_of_one_process(backend):
 
 @pytest.mark.slow
 def test_torchrun_and_world_size_train_the_same(work, tmp_path):
-    """Both start two processes, which train together and not one over the other."""
+    """Both start two processes, which train together and not one over the other, and go on together."""
     options = [
         work / "text",
         *USER_DIR,
@@ -290,7 +322,9 @@ def test_torchrun_and_world_size_train_the_same(work, tmp_path):
     torchrun += [Path(sys.executable).with_name("fairseq-train"), *options, "--save-dir", tmp_path / "a"]
     done = subprocess.run(list(map(str, torchrun)), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    other = command("train", *options, "--save-dir", tmp_path / "b", "--distributed-world-size", 2)
+    options += ["--distributed-world-size", 2, "--save-dir", tmp_path / "b"]
+    command("train", *options, "--max-update", 6)
+    other = command("train", *options)  # which goes on
     for output in (done.stdout, other.stdout):
         assert "initialized host" in output
         assert "training on 2 devices" in output

@@ -1,6 +1,7 @@
 """scripts/report.py: logs of all forms to one page, in which nothing runs."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from test_scripts import one_error_line, script
 
 from fairseq_pmlm import training_logs
 from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.loading import torch_load
 
 EVIL = "<script>alert(1)</script><img src=x onerror='alert(2)'> \" & $x^2$ \u202e"
 
@@ -140,6 +142,12 @@ def test_runs_side_by_side(tmp_path):
     for text in ("said by a", "said by b", "Validation: f1", "AE and PAR", "Learning rate"):
         assert text in page
     assert page == report.page(runs, 5)  # no date, no random names
+    # a run that has not come to its first validation, and whose name matplotlib would not put into a legend
+    (tmp_path / "_new").mkdir()
+    (tmp_path / "_new" / "train.log").write_text('{"epoch": 1, "loss": "5", "num_updates": "2"}\n')
+    os.mkfifo(tmp_path / "_new" / "pipe.log")  # nobody writes into it
+    page = report.page(report.find_runs([str(tmp_path / "a"), str(tmp_path / "_new")]), 5)
+    assert Page(page).text.count(" _new") == 2  # in the heading, and in the legend of the loss
 
 
 def test_many_points_are_averaged():
@@ -168,13 +176,15 @@ def test_hydra_trains_by_a_yaml_file_and_the_report_reads_what_it_logs(work, tmp
     values |= {"task.data": work / "text", "task.tokens_per_sample": 32, "common.user_dir": ROOT / "fairseq_pmlm"}
     values |= {"common.cpu": "true", "common.bf16": "false", "common.log_interval": 2, "dataset.max_tokens": 600}
     values |= {"dataset.num_workers": 0, "optimization.update_freq": "[1]", "optimization.max_update": 6}
+    values |= {"checkpoint.patience": 9}
     command = "import sys; from fairseq_cli.hydra_train import cli_main; sys.exit(cli_main())"
     options = ["--config-dir", ROOT / "examples", "--config-name", "pretrain", *(f"{k}={v}" for k, v in values.items())]
     done = subprocess.run(
         [sys.executable, "-c", command, *map(str, options)], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "checkpoints" / "pretrained" / "checkpoint_last.pt").exists()
+    saved = torch_load(str(tmp_path / "checkpoints" / "pretrained" / "checkpoint_last.pt"))
+    assert saved["extra_state"]["patience"][1] == 0  # the best is the last
     log = training_logs.read(str(tmp_path / "pretrain.log"))
     assert [updates for updates, _ in log.curve("par_loss")] == [2, 4, 6]
     wanted = {"loss", "ae_loss", "par_loss", "masked_per_second", "slots_per_second", "padding", "gnorm", "lr", "wps"}

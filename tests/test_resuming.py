@@ -88,6 +88,13 @@ def test_other_batches_are_refused():
         rest(1, state, batch=2)
     with pytest.raises(PMLMError, match="samples would be lost or repeated"):
         rest(2, state, grouped_shuffling=True)
+    # as many, but others, or in another order
+    swapped = [[1], [0], *([i] for i in range(2, 100))]
+    for other in ({"seed": 4}, {"batch_sampler": swapped}):
+        with pytest.raises(PMLMError, match="an epoch of as many batches, 100, with other samples or in another order"):
+            rest(1, state, **other)
+    arrays = [np.array([i], np.int32) for i in range(100)]
+    assert len(rest(1, state, batch_sampler=arrays)) == 95  # the same, whatever holds the numbers
     # at an epoch's start there is nothing to lose, and older checkpoints do not say
     for harmless in ({**state, "iterations_in_epoch": 0}, {k: state[k] for k in ("epoch", "shuffle")}):
         assert len(rest(1, harmless, batch=2)) == 100

@@ -150,6 +150,8 @@ def run(reader: Reader, inputs: int, seed: int, limits: tuple[float, int], batch
             outcome.inputs += 1
             ending = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {status}"
             outcome.crashes.append((last, f"the process ended: {ending}"))
+        if outcome.inputs < done:
+            raise RuntimeError(f"{reader.name}: the process ended between two inputs, after {outcome.inputs} of {done}")
         first = done
     return outcome
 
