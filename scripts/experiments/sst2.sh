@@ -29,7 +29,7 @@ MACHINE=(--cpu)
 TRAIN=(--user-dir fairseq_pmlm --optimizer adam --adam-betas "(0.9,0.98)" --weight-decay 0.01 --clip-norm 1.0
     --lr-scheduler polynomial_decay --required-batch-size-multiple 1 --num-workers 0 --no-epoch-checkpoints
     --log-interval 50 "${MACHINE[@]}")
-sentences() { cut -f 1 "$DATA/train.tsv" >"$OUT/sentences.txt"; }
+sentences() { cut -f 1 "$DATA/train.tsv" | sed G >"$OUT/sentences.txt"; } # with blank lines between them: each a document
 step sentences "Sentences of the training set" "$OUT/sentences.txt" sentences
 step text "Binarized" "$OUT/text" \
     python scripts/prepare_pretraining.py --text "$OUT/sentences.txt" --vocab-from "${VOCAB[pretrained]}" \
