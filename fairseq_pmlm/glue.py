@@ -198,17 +198,17 @@ def _place(column: str, names: Optional[list[str]], width: int, path: str) -> in
 
 
 def _label(value: Any, where: str) -> str:
-    """A label as it is written; JSON may have it as a number."""
+    """A label as it is written; JSON may have it as a number, and writes 1 and 1.0 for the same."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise PMLMError(f"{where}: a label is text or a number, not {kind(value)}")
-    return str(value).strip()
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 
 def check_label(record: Record, labels: Sequence[str]) -> None:
     """Raise PMLMError unless the label of *record* is one of *labels*; without any, a finite number (regression)."""
     if not labels:
         try:
-            finite = math.isfinite(float(record.label))
+            finite = math.isfinite(float(record.label)) and "_" not in record.label  # which Python takes in numbers
         except ValueError:
             finite = False
         if not finite:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from . import tokenizer_files
 from .errors import PMLMError
 from .linear import PackableLinear
+from .masking import ordinary_types
 from .tasks.base import load_dictionary
 from .tasks.pmlm_seq2seq import PMLMSeq2SeqConfig, PMLMSeq2SeqTask
 
@@ -118,8 +119,18 @@ class PMLMHubInterface(nn.Module):
         """Texts, int64 (length,) each, as a batch (texts, longest), padded on the right.
 
         Raises:
-            PMLMError: one is longer than the position table.
+            PMLMError: there is none; one is longer than the position table, or holds what the dictionary does not.
         """
+        for line in lines:
+            if not isinstance(line, Tensor) or line.dim() != 1 or line.is_floating_point() or not len(line):
+                raise PMLMError(f"tokens are what encode() returns, int64 (length,), not {line!r:.80}")
+            if not 0 <= line.min() <= line.max() < len(self.dictionary):
+                raise PMLMError(
+                    f"token {line[(line < 0) | (line >= len(self.dictionary))][0]}: the dictionary has "
+                    f"{len(self.dictionary)} types"
+                )
+        if not len(lines):
+            raise PMLMError("there is no text")
         longest, limit = max(map(len, lines)), self.model.cfg.max_positions
         if longest > limit:
             raise PMLMError(f"a text of {longest} tokens is longer than the model's {limit} positions; cut it")
@@ -159,7 +170,7 @@ class PMLMHubInterface(nn.Module):
 
     @torch.no_grad()
     def predict(self, head: str, tokens: Union[Tensor, Sequence[Tensor]], return_logits: bool = False) -> Tensor:
-        """What a classification head says: log-probabilities (batch, classes); or its outputs, as for regression.
+        """What a classification head says: log-probabilities (batch, classes); for regression, numbers (batch, 1).
 
         Args:
             head: its name; ``model.find_head(head).labels`` are the classes.
@@ -169,7 +180,8 @@ class PMLMHubInterface(nn.Module):
         self.find_head(head)
         batch = self.collate([tokens] if isinstance(tokens, Tensor) and tokens.dim() == 1 else tokens)
         logits, _ = self.model(src_tokens=batch, classification_head_name=head)
-        return logits if return_logits else torch.log_softmax(logits.float(), dim=-1)
+        numbers = logits.size(-1) == 1
+        return logits if return_logits or numbers else torch.log_softmax(logits.float(), dim=-1)
 
     def predict_texts(
         self, head: str, texts: Iterable[Texts], max_tokens: int = 4096, truncate: bool = False, progress: bool = False
@@ -188,6 +200,8 @@ class PMLMHubInterface(nn.Module):
         Raises:
             PMLMError: no such head; a text is too long.
         """
+        if isinstance(texts, str):
+            raise PMLMError("predict_texts() takes a list of texts, not one text")
         classes = self.find_head(head).out_proj.out_features
         limit = self.model.cfg.max_positions
         lines = [self.encode(*([text] if isinstance(text, str) else text)) for text in texts]
@@ -221,17 +235,18 @@ class PMLMHubInterface(nn.Module):
     def fill_mask(self, text: str, topk: int = 5) -> list[tuple[str, float, str]]:
         """The best types for ``<mask>`` in *text*, which holds it once: (text with it, probability, symbol) each."""
         parts = text.split("<mask>")
+        if topk < 1:
+            raise PMLMError(f"fill_mask() takes a topk of 1 or more, not {topk}")
         if len(parts) != 2:
             raise PMLMError(f"fill_mask() takes a text with one <mask>, not {len(parts) - 1}: {text!r}")
         left, right = (self.bpe.encode(part) for part in parts)
         line = self.dictionary.encode_line(f"<s> {left} <mask> {right}", append_eos=True, add_if_not_exist=False).long()
         place = line.tolist().index(self.dictionary.index("<mask>"))
         probabilities = self.model.output_layer(self.extract_features(line)[0, place]).float().softmax(dim=-1)
-        special = [self.dictionary.index(s) for s in ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<pseudo>")]
-        allowed = probabilities.clone()
-        allowed[special] = -1
+        ordinary = torch.from_numpy(ordinary_types(self.dictionary))
+        best = probabilities.cpu()[ordinary].topk(min(topk, len(ordinary))).indices
         found = []
-        for index in allowed.topk(min(topk, len(allowed) - len(special))).indices.tolist():
+        for index in ordinary[best].tolist():
             line[place] = index
             found.append((self.decode(line), probabilities[index].item(), self.dictionary[index]))
         return found

@@ -186,7 +186,7 @@ def test_malformed_lines_are_left_out_and_counted_where_that_is_wanted(tmp_path)
     assert (counts.lines, counts.malformed) == (4, 2)
 
 
-@pytest.mark.parametrize("label", ["", "x", "nan", "inf", "1,5"])
+@pytest.mark.parametrize("label", ["", "x", "nan", "inf", "1,5", "1_000"])
 def test_regression_wants_numbers(label):
     with pytest.raises(PMLMError, match=r"f, line 3: the label '.*' is not a number, which regression needs"):
         glue.check_label(glue.Record("f, line 3", ("a",), label), ())
@@ -200,6 +200,8 @@ def test_labels_are_those_known():
 
 def test_json_labels_are_text_or_numbers(tmp_path):
     path = tmp_path / "t.jsonl"
+    path.write_text('{"a": "x", "l": 1}\n{"a": "x", "l": 1.0}\n{"a": "x", "l": 1.5}\n{"a": "x", "l": " 1 "}\n')
+    assert [record.label for record in glue.read(str(path), Table(("a",), "l"), Counts())] == ["1", "1", "1.5", "1"]
     path.write_text('{"a": "x", "l": null}\n')
     with pytest.raises(PMLMError, match=r"line 1, 'l': a label is text or a number, not null"):
         list(glue.read(str(path), Table(("a",), "l"), Counts()))

@@ -126,7 +126,26 @@ def test_classes_and_numbers_in_the_order_of_the_texts(hub):
             torch.testing.assert_close(row, (head.out_proj.weight @ hidden + head.out_proj.bias).detach(), **EXACT)
     logs = hub.predict(HEAD, hub.encode("a good film"))
     torch.testing.assert_close(logs[0], outputs[0].log_softmax(0), **EXACT)
-    assert hub.predict_texts("stars", TEXTS).shape == (len(TEXTS), 1)
+    stars = hub.predict_texts("stars", TEXTS)
+    assert stars.shape == (len(TEXTS), 1)
+    torch.testing.assert_close(hub.predict("stars", [encode(hub, text) for text in TEXTS]), stars, **EXACT)
+    with pytest.raises(PMLMError, match="takes a list of texts"):
+        hub.predict_texts(HEAD, "a good film")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([], "there is no text"),
+        (["a good film"], "tokens are what encode"),
+        (torch.tensor([[0.0, 2.0]]), "tokens are what encode"),
+        (torch.tensor([0, 999, 2]), "token 999: the dictionary has"),
+        (torch.tensor([0, -1, 2]), "token -1: the dictionary has"),
+    ],
+)
+def test_tokens_that_are_none(hub, tokens, message):
+    with pytest.raises(PMLMError, match=message):
+        hub.extract_features(tokens)
 
 
 def test_batches_hold_every_text_once_within_the_budget(hub):
@@ -152,6 +171,8 @@ def test_fill_mask_gives_the_best_types(hub):
     for text in ("no mask", "<mask> and <mask>"):
         with pytest.raises(PMLMError, match="takes a text with one <mask>, not"):
             hub.fill_mask(text)
+    with pytest.raises(PMLMError, match="a topk of 1 or more, not 0"):
+        hub.fill_mask("a <mask> film", topk=0)
 
 
 def test_generate_in_the_order_of_the_sources(hub):

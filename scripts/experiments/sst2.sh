@@ -1,66 +1,67 @@
 #!/usr/bin/env bash
-# SST-2 at sentence level, end to end, on a CPU: a small model pre-trained on real text, the same from random weights,
-# and an imported checkpoint, all with the vocabulary of the last one.
+# SST-2 at sentence level: accuracy of a pre-trained model, of the same one pre-trained a little more on the sentences of the
+# training set (without their labels), of the same architecture from scratch, and of an imported model.
 #
-#   bash scripts/experiments/sst2.sh DATA TEXT IMPORTED OUT
+#   bash scripts/experiments/sst2.sh DATA PRETRAINED IMPORTED OUT [EPOCHS [BATCH [SEEDS]]]
 #
-# DATA holds train.tsv, valid.tsv and test.tsv, a sentence and its label with a tab between them; TEXT is a file or a
-# directory of plain text; IMPORTED a directory that scripts/import_checkpoint.py wrote. From the environment:
-# PRETRAIN_UPDATES (default: 8000), PRETRAIN_LR (1e-3), EPOCHS (3), SEEDS (3), ARCH (pmlm_mini), INIT_STD (0.04; 0.06 for
-# pmlm_tiny), TRAIN_LINES (all; fewer to try it out).
-# Each training keeps the checkpoint that is best on valid; OUT/table.md has the accuracy on test.
+# DATA holds train.tsv, valid.tsv and test.tsv, a sentence and its label with a tab between them. PRETRAINED and IMPORTED are
+# checkpoints beside their dict.txt and tokenizer, or, where these lie elsewhere, CHECKPOINT:DIR. Each model is trained for
+# EPOCHS (default: 3) in batches of BATCH (32) with SEEDS (3) seeds; LR and LR_IMPORTED (1e-3, 5e-5) are the learning rates.
+# What is best on valid is tested; OUT/table.md has the accuracy on test.
 set -euo pipefail
-[ $# -eq 4 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-DATA=$(realpath "$1") TEXT=$(realpath "$2") IMPORTED=$(realpath "$3") OUT=$(realpath -m "$4") NAME=sst2.sh
-PRETRAIN_UPDATES=${PRETRAIN_UPDATES:-8000} PRETRAIN_LR=${PRETRAIN_LR:-1e-3} EPOCHS=${EPOCHS:-3} SEEDS=${SEEDS:-3}
-ARCH=${ARCH:-pmlm_mini} INIT_STD=${INIT_STD:-0.04} TRAIN_LINES=${TRAIN_LINES:-1000000000}
+[ $# -ge 4 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+DATA=$(realpath "$1") OUT=$(realpath -m "$4") EPOCHS=${5:-3} BATCH=${6:-32} SEEDS=${7:-3} NAME=sst2.sh
+declare -A CHECKPOINT=([pretrained]=$(realpath "${2%%:*}") [imported]=$(realpath "${3%%:*}")) VOCAB=()
+LR=${LR:-1e-3}
+VOCAB[pretrained]=$(realpath "$([[ $2 == *:* ]] && echo "${2#*:}" || dirname "$2")")
+VOCAB[imported]=$(realpath "$([[ $3 == *:* ]] && echo "${3#*:}" || dirname "$3")")
+CHECKPOINT[adapted]=$OUT/adapted/checkpoint_last.pt CHECKPOINT[scratch]=${CHECKPOINT[pretrained]}
 cd "$(dirname "$0")/../.."
 set --  # or setup.sh would take this script's arguments for extras
 # shellcheck disable=SC1091
 source scripts/setup.sh
-history=$(sha256sum "$DATA"/*.tsv "$IMPORTED/model.pt")
+history="$EPOCHS $BATCH $(sha256sum "$DATA"/*.tsv)"
 # shellcheck disable=SC1091
 source scripts/steps.sh
-TABLES=(--no-header --texts 1 --label 2)
-step text "Text to pre-train on" "$OUT/text" \
-    python scripts/prepare_pretraining.py --text "$TEXT" --vocab-from "$IMPORTED" --valid-fraction 0.01 \
-    --destdir "$OUT/text" --overwrite
-head -n "$TRAIN_LINES" "$DATA/train.tsv" >"$OUT/train.tsv"
-step data "SST-2 binarized" "$OUT/data" \
-    python scripts/prepare_glue.py --train "$OUT/train.tsv" --valid "$DATA/valid.tsv" --test "$DATA/test.tsv" \
-    "${TABLES[@]}" --vocab-from "$IMPORTED" --destdir "$OUT/data" --overwrite
-# As in scripts/demo.sh: what lets a narrow model learn much in few updates.
-SMALL=(--arch "$ARCH" --encoder-attention-heads 4 --relative-positions --relative-position-slope 1.0
-    --init-std "$INIT_STD" --max-positions 128)
-ADAM=(--user-dir fairseq_pmlm --optimizer adam --adam-betas "(0.9,0.98)" --adam-eps 1e-6 --weight-decay 0.01
-    --clip-norm 1.0 --lr-scheduler polynomial_decay --cpu --no-epoch-checkpoints --num-workers 0 --log-interval 50)
-step pretrain "Pre-training" "$OUT/pretrained" \
-    fairseq_train "$OUT/logs/pretrain.log" "$OUT/text" --task pmlm --criterion pmlm "${SMALL[@]}" "${ADAM[@]}" \
-    --dropout 0.0 --attention-dropout 0.0 --tokens-per-sample 96 --sample-break-mode complete_doc --max-tokens 3000 \
-    --lr "$PRETRAIN_LR" --warmup-updates $((PRETRAIN_UPDATES / 20 + 1)) --total-num-update "$PRETRAIN_UPDATES" \
-    --max-update "$PRETRAIN_UPDATES" --validate-interval-updates 1000 --save-interval-updates 1000 \
-    --keep-interval-updates 1 --save-dir "$OUT/pretrained"
-UPDATES=$((($(wc -l <"$OUT/train.tsv") + 31) / 32 * EPOCHS))
-CHECKPOINT=$OUT/pretrained/checkpoint_last.pt
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+MACHINE=(--cpu)
+[ "$(python -c "import torch; print(torch.cuda.device_count())")" -eq 0 ] || MACHINE=(--distributed-world-size 1)
+TRAIN=(--user-dir fairseq_pmlm --optimizer adam --adam-betas "(0.9,0.98)" --weight-decay 0.01 --clip-norm 1.0
+    --lr-scheduler polynomial_decay --required-batch-size-multiple 1 --num-workers 0 --no-epoch-checkpoints
+    --log-interval 50 "${MACHINE[@]}")
+sentences() { cut -f 1 "$DATA/train.tsv" | sed G >"$OUT/sentences.txt"; } # with blank lines between them: each a document
+step sentences "Sentences of the training set" "$OUT/sentences.txt" sentences
+step text "Binarized" "$OUT/text" \
+    python scripts/prepare_pretraining.py --text "$OUT/sentences.txt" --vocab-from "${VOCAB[pretrained]}" \
+    --valid-fraction 0.05 --destdir "$OUT/text" --overwrite
+step adapted "Pre-training goes on" "$OUT/adapted" \
+    fairseq_train "$OUT/logs/adapted.log" "$OUT/text" --task pmlm --criterion pmlm --arch pmlm \
+    --arch-from "${CHECKPOINT[pretrained]}" --finetune-from-model "${CHECKPOINT[pretrained]}" "${TRAIN[@]}" \
+    --tokens-per-sample 128 --sample-break-mode none --batch-size 16 --lr 1e-3 --warmup-updates 60 \
+    --total-num-update 1000 --max-update 1000 --save-interval 1000 --validate-interval 5 --save-dir "$OUT/adapted"
+UPDATES=$((($(wc -l <"$DATA/train.tsv") + BATCH - 1) / BATCH * EPOCHS))
 before=$history
-for SYSTEM in pretrained scratch imported; do
-    case $SYSTEM in
-        pretrained) MODEL=(--arch pmlm --arch-from "$CHECKPOINT" --finetune-from-model "$CHECKPOINT" --lr 2e-4) ;;
-        scratch) MODEL=("${SMALL[@]}" --lr 2e-4) ;;
-        imported) MODEL=(--arch pmlm --arch-from "$IMPORTED/model.pt" --finetune-from-model "$IMPORTED/model.pt" --lr 5e-5) ;;
-    esac
+for model in pretrained adapted scratch imported; do
+    data=$OUT/data RATE=$LR
+    [ "$model" != imported ] || data=$OUT/data.imported RATE=${LR_IMPORTED:-5e-5}
+    history="$before $model"
+    [ -z "${VOCAB[$model]-}" ] || step "data.$model" "Data for the $model model" "$data" \
+        python scripts/prepare_glue.py --train "$DATA/train.tsv" --valid "$DATA/valid.tsv" --test "$DATA/test.tsv" \
+        --no-header --texts 1 --label 2 --vocab-from "${VOCAB[$model]}" --destdir "$data" --overwrite
+    START=(--finetune-from-model "${CHECKPOINT[$model]}")
+    [ "$model" != scratch ] || START=()
+    model_before=$history
     for ((SEED = 1; SEED <= SEEDS; SEED++)); do
-        history=$before
-        RUN=$OUT/$SYSTEM.$SEED
-        step "$SYSTEM.$SEED" "$SYSTEM: seed $SEED of $SEEDS" "$RUN" \
-            fairseq_train "$OUT/logs/$SYSTEM.$SEED.log" "$OUT/data" --task sentence_prediction --init-token 0 \
-            --num-classes 2 --criterion pmlm_sentence_prediction "${MODEL[@]}" "${ADAM[@]}" --pooler-dropout 0.1 \
-            --batch-size 32 --warmup-updates $((UPDATES / 10 + 1)) --total-num-update "$UPDATES" --max-update "$UPDATES" \
-            --best-checkpoint-metric accuracy --maximize-best-checkpoint-metric --no-last-checkpoints --seed "$SEED" \
-            --save-dir "$RUN"
-        step "$SYSTEM.$SEED.test" "$SYSTEM: test, seed $SEED" "$RUN.labels" \
-            python scripts/predict.py "$OUT/data/test.jsonl" --path "$RUN/checkpoint_best.pt" --data "$OUT/data" --cpu \
-            --format label --out "$RUN.labels"
+        history=$model_before RUN=$OUT/$model.$SEED
+        step "$model.$SEED" "Fine-tuning, $model, seed $SEED" "$RUN" \
+            fairseq_train "$OUT/logs/$model.$SEED.log" "$data" --task sentence_prediction --init-token 0 --num-classes 2 \
+            --criterion pmlm_sentence_prediction --pooler-dropout 0.1 --arch pmlm --arch-from "${CHECKPOINT[$model]}" \
+            "${START[@]}" "${TRAIN[@]}" --lr "$RATE" --warmup-updates $((UPDATES / 10 + 1)) \
+            --total-num-update "$UPDATES" --max-update "$UPDATES" --batch-size "$BATCH" --no-last-checkpoints \
+            --best-checkpoint-metric accuracy --maximize-best-checkpoint-metric --seed "$SEED" --save-dir "$RUN"
+        step "labels.$model.$SEED" "Labels, $model, seed $SEED" "$OUT/labels.$model.$SEED" \
+            python scripts/predict.py "$data/test.jsonl" --path "$RUN/checkpoint_best.pt" --data "$data" \
+            --format label --out "$OUT/labels.$model.$SEED"
     done
 done
 history="$before $SEEDS"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The table of scripts/experiments/sst2.sh: accuracy on test, what each system is, and what it took.
+"""The table of scripts/experiments/sst2.sh: accuracy on test, what each system is, what it took, and what differs.
 
 python scripts/experiments/sst2_table.py OUT --seeds 3 --out OUT/table.md
 """
@@ -10,12 +10,20 @@ import re
 import statistics
 from pathlib import Path
 
+import numpy as np
+from paired import difference
+
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.hub import load
 from fairseq_pmlm.hypotheses import read_segments
 from fairseq_pmlm.text import read_records, write_text
 
-SYSTEMS = {"pretrained": "pre-trained here", "scratch": "the same from random weights", "imported": "imported"}
+SYSTEMS = {
+    "pretrained": "pre-trained here",
+    "adapted": "and on the training sentences",
+    "scratch": "from random weights",
+    "imported": "imported",
+}
 
 
 def cost(log: Path) -> tuple[int, float]:
@@ -37,33 +45,33 @@ def main(argv=None) -> None:
     parser.add_argument("--seeds", type=int, required=True, help="trainings of each system")
     parser.add_argument("--out", required=True, metavar="FILE", help="write the table here")
     args = parser.parse_args(argv)
-    data = args.folder / "data"
-    wanted = [label for _, (label,) in read_records(str(data / "test.jsonl"), ["label"])]
-    most = max(wanted.count(label) for label in set(wanted)) / len(wanted)
-    lines = [
-        f"| {len(wanted):,} test sentences | parameters | accuracy, mean of {args.seeds} seeds | standard deviation | "
-        "updates | minutes a training |",
-        "|---" * 6 + "|",
-    ]
+    correct, rows = {}, []
     for system, name in SYSTEMS.items():
+        data = args.folder / ("data.imported" if system == "imported" else "data")
+        wanted = [label for _, (label,) in read_records(str(data / "test.jsonl"), ["label"])]
         runs = [f"{system}.{seed}" for seed in range(1, args.seeds + 1)]
-        scores = []
-        for run in runs:
-            found = read_segments(str(args.folder / f"{run}.labels"))
-            scores.append(100 * sum(map(str.__eq__, found, wanted)) / len(wanted))
+        found = [read_segments(str(args.folder / f"labels.{run}")) for run in runs]
+        correct[system] = [100.0 * np.array([a == b for a, b in zip(labels, wanted, strict=True)]) for labels in found]
+        scores = [float(items.mean()) for items in correct[system]]
         costs = [cost(args.folder / "logs" / f"{run}.log") for run in runs]
         model = load(str(args.folder / runs[0]), "checkpoint_best.pt", str(data)).model
         size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         spread = f"{statistics.stdev(scores):.2f}" if len(scores) > 1 else "one seed"
         minutes = statistics.mean(spent for _, spent in costs)
-        lines.append(
+        rows.append(
             f"| {name} | {size:.1f} M | {statistics.mean(scores):.2f} | {spread} | {costs[0][0]:,} | {minutes:.1f} |"
         )
-    updates, minutes = cost(args.folder / "logs" / "pretrain.log")
-    lines += [
+    most = max(wanted.count(label) for label in set(wanted)) / len(wanted)
+    gained = {name: difference(correct[name], correct["scratch"]) for name in ("pretrained", "adapted")}
+    lines = [
+        f"| {len(wanted):,} test sentences | parameters | accuracy, mean of {args.seeds} seeds | standard deviation | "
+        "updates | minutes a training |",
+        "|---" * 6 + "|",
+        *rows,
         f"| the most frequent class | | {100 * most:.2f} | | | |",
         "",
-        f"Pre-training: {updates:,} updates, {minutes:.0f} minutes.",
+        "Minus the model from random weights, paired, with 95 % intervals: "
+        + "; ".join(f"{SYSTEMS[name]} {gap} ({gap.verdict()})" for name, gap in gained.items()),
     ]
     write_text(args.out, "\n".join(lines) + "\n")
 
