@@ -31,7 +31,7 @@ step questions "Questions whose answer is literal" "$OUT/squad" \
     python scripts/experiments/fairytaleqa_squad.py convert --train "$DATA/train.jsonl" --valid "$DATA/valid.jsonl" \
     --destdir "$OUT/squad"
 SYSTEMS=() before=$history
-for model in imported pretrained scratch; do
+for model in pretrained scratch imported; do
     data=$OUT/data.${model/scratch/pretrained}
     history="$before $model"
     [ "$model" = scratch ] || step "data.$model" "Data for the ${model} model" "$data" \
