@@ -1,21 +1,20 @@
 #!/usr/bin/env bash
-# SST-2 at sentence level: accuracy of a pre-trained model, of the same one pre-trained a little more on the sentences of the
-# training set (without their labels), of the same architecture from scratch, and of an imported model.
+# SST-2 at sentence level: accuracy of a pre-trained model, of the same architecture from scratch, and of an imported one.
 #
 #   bash scripts/experiments/sst2.sh DATA PRETRAINED IMPORTED OUT [EPOCHS [BATCH [SEEDS]]]
 #
 # DATA holds train.tsv, valid.tsv and test.tsv, a sentence and its label with a tab between them. PRETRAINED and IMPORTED are
 # checkpoints beside their dict.txt and tokenizer, or, where these lie elsewhere, CHECKPOINT:DIR. Each model is trained for
-# EPOCHS (default: 3) in batches of BATCH (32) with SEEDS (3) seeds; LR and LR_IMPORTED (1e-3, 5e-5) are the learning rates.
-# What is best on valid is tested; OUT/table.md has the accuracy on test.
+# EPOCHS (default: 3) in batches of BATCH (32) with SEEDS (3) seeds; LR_PRETRAINED, LR_SCRATCH and LR_IMPORTED (1e-3, 1e-3,
+# 5e-5) are the learning rates. What is best on valid is tested; OUT/table.md has the accuracy on test.
 set -euo pipefail
-[ $# -ge 4 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 4 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 DATA=$(realpath "$1") OUT=$(realpath -m "$4") EPOCHS=${5:-3} BATCH=${6:-32} SEEDS=${7:-3} NAME=sst2.sh
-declare -A CHECKPOINT=([pretrained]=$(realpath "${2%%:*}") [imported]=$(realpath "${3%%:*}")) VOCAB=()
-LR=${LR:-1e-3}
+declare -A CHECKPOINT=([pretrained]=$(realpath "${2%%:*}") [imported]=$(realpath "${3%%:*}")) VOCAB=() RATE=(
+    [pretrained]=${LR_PRETRAINED:-1e-3} [scratch]=${LR_SCRATCH:-1e-3} [imported]=${LR_IMPORTED:-5e-5})
 VOCAB[pretrained]=$(realpath "$([[ $2 == *:* ]] && echo "${2#*:}" || dirname "$2")")
 VOCAB[imported]=$(realpath "$([[ $3 == *:* ]] && echo "${3#*:}" || dirname "$3")")
-CHECKPOINT[adapted]=$OUT/adapted/checkpoint_last.pt CHECKPOINT[scratch]=${CHECKPOINT[pretrained]}
+CHECKPOINT[scratch]=${CHECKPOINT[pretrained]}
 cd "$(dirname "$0")/../.."
 set --  # or setup.sh would take this script's arguments for extras
 # shellcheck disable=SC1091
@@ -29,21 +28,10 @@ MACHINE=(--cpu)
 TRAIN=(--user-dir fairseq_pmlm --optimizer adam --adam-betas "(0.9,0.98)" --weight-decay 0.01 --clip-norm 1.0
     --lr-scheduler polynomial_decay --required-batch-size-multiple 1 --num-workers 0 --no-epoch-checkpoints
     --log-interval 50 "${MACHINE[@]}")
-sentences() { cut -f 1 "$DATA/train.tsv" | sed G >"$OUT/sentences.txt"; } # with blank lines between them: each a document
-step sentences "Sentences of the training set" "$OUT/sentences.txt" sentences
-step text "Binarized" "$OUT/text" \
-    python scripts/prepare_pretraining.py --text "$OUT/sentences.txt" --vocab-from "${VOCAB[pretrained]}" \
-    --valid-fraction 0.05 --destdir "$OUT/text" --overwrite
-step adapted "Pre-training goes on" "$OUT/adapted" \
-    fairseq_train "$OUT/logs/adapted.log" "$OUT/text" --task pmlm --criterion pmlm --arch pmlm \
-    --arch-from "${CHECKPOINT[pretrained]}" --finetune-from-model "${CHECKPOINT[pretrained]}" "${TRAIN[@]}" \
-    --tokens-per-sample 128 --sample-break-mode none --batch-size 16 --lr 1e-3 --warmup-updates 60 \
-    --total-num-update 1000 --max-update 1000 --save-interval 1000 --validate-interval 5 --save-dir "$OUT/adapted"
 UPDATES=$((($(wc -l <"$DATA/train.tsv") + BATCH - 1) / BATCH * EPOCHS))
 before=$history
-for model in pretrained adapted scratch imported; do
-    data=$OUT/data RATE=$LR
-    [ "$model" != imported ] || data=$OUT/data.imported RATE=${LR_IMPORTED:-5e-5}
+for model in pretrained scratch imported; do
+    data=$OUT/data.${model/scratch/pretrained}
     history="$before $model"
     [ -z "${VOCAB[$model]-}" ] || step "data.$model" "Data for the $model model" "$data" \
         python scripts/prepare_glue.py --train "$DATA/train.tsv" --valid "$DATA/valid.tsv" --test "$DATA/test.tsv" \
@@ -56,7 +44,7 @@ for model in pretrained adapted scratch imported; do
         step "$model.$SEED" "Fine-tuning, $model, seed $SEED" "$RUN" \
             fairseq_train "$OUT/logs/$model.$SEED.log" "$data" --task sentence_prediction --init-token 0 --num-classes 2 \
             --criterion pmlm_sentence_prediction --pooler-dropout 0.1 --arch pmlm --arch-from "${CHECKPOINT[$model]}" \
-            "${START[@]}" "${TRAIN[@]}" --lr "$RATE" --warmup-updates $((UPDATES / 10 + 1)) \
+            "${START[@]}" "${TRAIN[@]}" --lr "${RATE[$model]}" --warmup-updates $((UPDATES / 10 + 1)) \
             --total-num-update "$UPDATES" --max-update "$UPDATES" --batch-size "$BATCH" --no-last-checkpoints \
             --best-checkpoint-metric accuracy --maximize-best-checkpoint-metric --seed "$SEED" --save-dir "$RUN"
         step "labels.$model.$SEED" "Labels, $model, seed $SEED" "$OUT/labels.$model.$SEED" \
