@@ -1,6 +1,7 @@
 """scripts/experiments: variants against slow references, jobs that are stopped and go on, paired intervals, the whole
 path as one command."""
 
+import gzip
 import json
 import os
 import re
@@ -21,6 +22,7 @@ sys.path.insert(0, str(HERE))
 
 import variants  # noqa: E402
 from curves import read_curve  # noqa: E402
+from entries import main as entries_main  # noqa: E402
 from paired import difference  # noqa: E402
 from paragraphs import main as paragraphs_main  # noqa: E402
 from runner import Job, Runner, mend  # noqa: E402
@@ -212,6 +214,24 @@ def test_curves_count_what_was_trained_twice_once(tmp_path):
     (tmp_path / "log").write_text("nothing\n")
     with pytest.raises(PMLMError, match="no validation"):
         read_curve(tmp_path / "log")
+
+
+def test_entries_of_a_dictionary(tmp_path, capsys):
+    path, out = tmp_path / "wn.dict.dz", tmp_path / "wn.txt"
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.write("00-database-short\n     a name of eight words or more, which is none\n")
+        file.write('dull\n    adj 1: lacking in liveliness or animation; "he was\n         so dull" [syn: {dull}]\n\n')
+        file.write("short\n    n 1: few words\nétude\n    n 1: a short composition for one instrument to study with\n")
+        file.write("Dull \\Dull\\, a.\n   1. Slow of understanding; stupid; doltish; blockish.\n      [1913 Webster]\n")
+    entries_main([str(path), "--out", str(out)])
+    assert out.read_text() == (
+        'dull adj 1: lacking in liveliness or animation; "he was so dull" [syn: dull ]\n\n'
+        "Dull a. 1. Slow of understanding; stupid; doltish; blockish.\n"
+    )
+    assert "2 of 4 entries" in capsys.readouterr().out
+    path.write_bytes(b"plain")
+    with pytest.raises(PMLMError, match=r"wn\.dict\.dz: cannot be read: "):
+        entries_main([str(path), "--out", str(out)])
 
 
 def test_paragraphs_of_pages(tmp_path, capsys):

