@@ -29,7 +29,8 @@ def read_entries(path: str) -> Iterator[str]:
     """
     lines: list[str] = []
     try:
-        with gzip.open(path, "rt", encoding="utf-8", errors="replace") as file:  # old ones are in Latin 1 here and there
+        # old ones are in Latin 1 here and there
+        with gzip.open(path, "rt", encoding="utf-8", errors="replace") as file:
             for line in file:
                 if line[:1].strip() and lines:
                     yield " ".join(MARKS.sub(" ", " ".join(lines)).split())
