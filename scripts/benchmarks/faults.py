@@ -255,19 +255,9 @@ class Faults:
 
     def processes(self) -> list[Row]:
         """4 batches an update, the last update of an epoch 3, each with its own number of masked tokens."""
-        batches = [
-            "--batch-size",
-            6,
-            "--dropout",
-            0,
-            "--attention-dropout",
-            0,
-            "--max-update",
-            50,
-            "--save-interval",
-            99,
-        ]
-        batches += ["--validate-interval", 99, "--no-epoch-checkpoints", "--total-num-update", 50, "--num-workers", 0]
+        batches = ["--batch-size", 6, "--dropout", 0, "--attention-dropout", 0, "--num-workers", 0]
+        batches += ["--max-update", 50, "--total-num-update", 50, "--save-interval", 99, "--validate-interval", 99]
+        batches += ["--no-epoch-checkpoints"]
         one = Training(os.path.join(self.directory, "one"), self.data, *batches, "--update-freq", 4)
         if one.run():
             raise SystemExit(one.output()[-3000:])

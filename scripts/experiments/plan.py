@@ -112,14 +112,8 @@ class Plan:
             *("--optimizer", "adam", "--adam-betas", "(0.9,0.98)", "--adam-eps", 1e-6, "--weight-decay", 0.01),
             *("--clip-norm", 1.0, "--lr", lr, "--lr-scheduler", "polynomial_decay", "--warmup-updates", warmup),
             *("--total-num-update", updates, "--max-update", updates, "--no-epoch-checkpoints", "--num-workers", 0),
-            *(
-                "--required-batch-size-multiple",
-                1,
-                "--log-format",
-                "json",
-                "--log-interval",
-                min(50, self.setting.every),
-            ),
+            *("--required-batch-size-multiple", 1, "--log-format", "json"),
+            *("--log-interval", min(50, self.setting.every)),
             *self.setting.machine,
             *(() if "--cpu" in self.setting.machine else ("--distributed-world-size", 1)),
         ]
