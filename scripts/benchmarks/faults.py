@@ -244,12 +244,17 @@ class Faults:
                     "full disks", 0, 0, note=f"not tried, as no tmpfs can be mounted: {done.stderr.strip()[:80]}"
                 )
             with open(training.save_dir + ".full", encoding="utf-8") as file:
-                *_, told = file.read().strip().splitlines()
-            clear = told.startswith("fairseq_pmlm: error: checkpoint ") and "No space left on device" in told
+                output = file.read()
+            # not always the last line: a data-loader worker may end after it, and say so
+            told = [line for line in output.splitlines() if line.startswith("fairseq_pmlm: error: ")]
+            clear = len(told) == 1 and "checkpoint " in told[0] and "No space left on device" in told[0]
             os.rename(training.save_dir + ".pt", os.path.join(training.save_dir, "checkpoint_last.pt"))
             one, two = parameters(training.save_dir), parameters(reference.save_dir)
             equal = all(torch.equal(one[name], two[name]) for name in one)
-            survived += clear and equal and done.stdout.split() == ["status", "1", "status", "0"]
+            if clear and equal and done.stdout.split() == ["status", "1", "status", "0"]:
+                survived += 1
+            else:
+                print(f"{done.stdout}parameters equal: {equal}\n{output[-2000:]}", file=sys.stderr)
         note = "each said in one line, exit status 1; with room, went on to the same parameters"
         return Row("full disks", self.args.disks, survived, note=note)
 
