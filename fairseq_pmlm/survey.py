@@ -49,6 +49,7 @@ def digest(hasher) -> int:
 
 
 def new_hash(normalized: bytes):
+    """A hasher that begins with *normalized* text and takes more of it by ``update``; for :func:`digest`."""
     return hashlib.blake2b(normalized, digest_size=8)
 
 

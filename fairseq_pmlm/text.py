@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import re
+import sys
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -154,6 +155,14 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a UTF-8 file, whole or not at all; see :func:`replacing`."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as f:
         f.write(text)
+
+
+def write_output(path: str | os.PathLike | None, text: str) -> None:
+    """What a script has made: into the file of its ``--out``, as :func:`write_text`, or to standard output."""
+    if path:
+        write_text(path, text)
+    else:
+        sys.stdout.write(text)
 
 
 def list_files(paths: Iterable[str]) -> list[str]:

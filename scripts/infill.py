@@ -22,7 +22,6 @@ with "span_logprobs".
 import argparse
 import json
 import os
-import sys
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from fairseq_pmlm.binarize import positive
 from fairseq_pmlm.datasets import OBJECTIVES
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.model import PMLMModel
-from fairseq_pmlm.text import Counts, clean_line, kind, read_lines, read_records, write_text
+from fairseq_pmlm.text import Counts, clean_line, kind, read_lines, read_records, write_output
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -188,10 +187,7 @@ def main(argv=None) -> None:
             for rank, filling in enumerate(fillings[: args.nbest], start=1):
                 lines.append({"id": number, "rank": rank, **describe(model, text, ranges, filling)})
     output = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    if args.out:
-        write_text(args.out, output)
-    else:
-        sys.stdout.write(output)
+    write_output(args.out, output)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from fairseq_pmlm import glue, heads
 from fairseq_pmlm.binarize import positive
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.model import PMLMModel
-from fairseq_pmlm.text import Counts, read_lines, write_text
+from fairseq_pmlm.text import Counts, read_lines, write_output
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -155,10 +155,7 @@ def main(argv=None) -> None:
     truncate = args.shorten_method == "truncate"
     found = model.predict_texts(head, texts, args.max_tokens, truncate, progress=True)
     lines = "".join(f"{describe(output, labels, args.format)}\n" for output in found)
-    if args.out:
-        write_text(args.out, lines)
-    else:
-        sys.stdout.write(lines)
+    write_output(args.out, lines)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,15 @@ VERSIONS = {"1.1": "1.1", "v1.1": "1.1", "2.0": "2.0", "v2.0": "2.0"}
 
 
 class Answer(NamedTuple):
+    """An answer, which stands in the passage where the file says."""
+
     text: str
     start: int  # first character, in the passage as it is
 
 
 class Question(NamedTuple):
+    """A question with all its answers, of which several may be right."""
+
     id: str
     text: str
     answers: list[Answer]
@@ -24,6 +28,8 @@ class Question(NamedTuple):
 
 
 class Paragraph(NamedTuple):
+    """A passage and what is asked about it."""
+
     passage: str
     questions: list[Question]
 

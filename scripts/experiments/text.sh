@@ -28,40 +28,28 @@ step docstrings "Docstrings and speeches" "$OUT/docstrings" \
     python scripts/docstrings.py --destdir "$OUT/docstrings" --min-support 0
 # Documentation in HTML of Debian 12; other releases number some of the packages in another way.
 PACKAGES=(linux-doc-6.1 postgresql-doc-15 python3.11-doc git-doc sqlite3-doc)
-extract() {
-    local name=$1 folder=$OUT/debian/$1
-    rm -rf "$folder"
-    mkdir -p "$folder"
-    (cd "$folder" && apt-get download -q "$name" && dpkg-deb -x ./*.deb files && rm ./*.deb)
-    python scripts/experiments/paragraphs.py "$folder/files" --out "$folder/$name.txt" \
-        --skip '*/translations/*' '*genindex*' '*/_sources/*' '*py-modindex*'
-    rm -rf "$folder/files"
+DICTIONARIES=(dict-wn dict-gcide)
+# package NAME OUTPUT COMMAND...: unpack a package of Debian; COMMAND and the folder of its files make OUTPUT.
+package() {
+    local name=$1 output=$2 files=$OUT/package
+    shift 2
+    rm -rf "$files"
+    mkdir -p "$files" "$(dirname "$output")"
+    (cd "$files" && apt-get download -q "$name" && dpkg-deb -x ./*.deb . && rm ./*.deb)
+    "$@" "$files" --out "$output"
+    rm -rf "$files"
 }
-look_up() {
-    local name=$1 folder=$OUT/dictionaries file
-    mkdir -p "$folder/$name"
-    (cd "$folder/$name" && apt-get download -q "$name" && dpkg-deb -x ./*.deb files)
-    for file in "$folder/$name"/files/usr/share/dictd/*.dict.dz; do
-        python scripts/experiments/entries.py "$file" --out "$folder/$name.txt"
-    done
-    rm -rf "${folder:?}/$name"
-}
+prose() { python scripts/experiments/paragraphs.py "$@" --skip '*/translations/*' '*genindex*' '*/_sources/*' '*py-modindex*'; }
+entries() { python scripts/experiments/entries.py "$1"/usr/share/dictd/*.dict.dz "${@:2}"; }
 before=$history MISSING=()
-for name in dict-wn dict-gcide; do
-    history=$before
+for name in "${PACKAGES[@]}" "${DICTIONARIES[@]}"; do
+    history=$before output=$OUT/debian/$name.txt reads=prose
+    [[ " ${DICTIONARIES[*]} " != *" $name "* ]] || output=$OUT/dictionaries/$name.txt reads=entries
     if ! command -v apt-get >/dev/null || ! apt-cache show "$name" >/dev/null 2>&1; then
         MISSING+=("$name")
         continue
     fi
-    step "$name" "Dictionary: $name" "$OUT/dictionaries/$name.txt" look_up "$name"
-done
-for name in "${PACKAGES[@]}"; do
-    history=$before
-    if ! command -v apt-get >/dev/null || ! apt-cache show "$name" >/dev/null 2>&1; then
-        MISSING+=("$name")
-        continue
-    fi
-    step "$name" "Documentation: $name" "$OUT/debian/$name" extract "$name"
+    step "$name" "Text of $name" "$output" package "$name" "$output" "$reads"
 done
 [ ${#MISSING[@]} -eq 0 ] || echo "$NAME: not to be had here, and left out: ${MISSING[*]}" >&2
 history="$before ${PACKAGES[*]} ${MISSING[*]-}"
@@ -70,7 +58,7 @@ gather() {
     mkdir -p "$OUT/text" "$OUT/pairs"
     cp "$OUT"/docstrings/text/*.txt "$OUT/text"
     cp "$OUT"/docstrings/pairs.*.jsonl "$OUT/pairs"
-    for file in "$OUT"/debian/*/*.txt; do [ ! -e "$file" ] || cp "$file" "$OUT/text"; done
+    for file in "$OUT"/debian/*.txt; do [ ! -e "$file" ] || cp "$file" "$OUT/text"; done
     for path in ${MORE[@]+"${MORE[@]}"}; do cp -rL "$path" "$OUT/text/more.$(basename "$path")"; done
     find "$OUT/text" -type f -exec wc -w {} +
 }
