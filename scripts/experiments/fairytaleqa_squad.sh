@@ -12,45 +12,30 @@
 set -euo pipefail
 [ $# -ge 4 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 DATA=$(realpath "$1") OUT=$(realpath -m "$4") UPDATES=${5:-600} BATCH=${6:-16} SEEDS=${7:-3} NAME=fairytaleqa_squad.sh
-declare -A CHECKPOINT=([pretrained]=$(realpath "${2%%:*}") [imported]=$(realpath "${3%%:*}")) VOCAB=() RATE=(
+declare -A RATE=(
     [pretrained]=${LR_PRETRAINED:-5e-4} [scratch]=${LR_SCRATCH:-5e-4} [imported]=${LR_IMPORTED:-1e-4})
-VOCAB[pretrained]=$(realpath "$([[ $2 == *:* ]] && echo "${2#*:}" || dirname "$2")")
-VOCAB[imported]=$(realpath "$([[ $3 == *:* ]] && echo "${3#*:}" || dirname "$3")")
-CHECKPOINT[scratch]=${CHECKPOINT[pretrained]} VOCAB[scratch]=${VOCAB[pretrained]}
-cd "$(dirname "$0")/../.."
-set --  # or setup.sh would take this script's arguments for extras
-# shellcheck disable=SC1091
-source scripts/setup.sh
 history="$UPDATES $BATCH"
 # shellcheck disable=SC1091
-source scripts/steps.sh
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-MACHINE=(--cpu)
-[ "$(python -c "import torch; print(torch.cuda.device_count())")" -eq 0 ] || MACHINE=(--distributed-world-size 1)
+source "$(dirname "$0")/systems.sh"
+systems "$2" "$3"
 step questions "Questions whose answer is literal" "$OUT/squad" \
     python scripts/experiments/fairytaleqa_squad.py convert --train "$DATA/train.jsonl" --valid "$DATA/valid.jsonl" \
     --destdir "$OUT/squad"
 SYSTEMS=() before=$history
 for model in pretrained scratch imported; do
     data=$OUT/data.${model/scratch/pretrained}
-    history="$before $model"
+    history="$before $model ${DIGEST[$model]}"
     [ "$model" = scratch ] || step "data.$model" "Data for the ${model} model" "$data" \
         python scripts/prepare_squad.py --train "$OUT/squad/train.json" --valid "$OUT/squad/valid.json" \
         --vocab-from "${VOCAB[$model]}" --max-source-positions "${WINDOW:-256}" --doc-stride "${STRIDE:-96}" --max-question-positions 48 \
         --destdir "$data" --overwrite
-    START=(--finetune-from-model "${CHECKPOINT[$model]}")
-    [ "$model" != scratch ] || START=()
     SCORES=() model_before=$history
     for ((SEED = 1; SEED <= SEEDS; SEED++)); do
         history=$model_before
         step "$model.$SEED" "Fine-tuning, $model, seed $SEED" "$OUT/$model.$SEED" \
-            fairseq_train "$OUT/logs/$model.$SEED.log" "$data" --user-dir fairseq_pmlm --task pmlm_squad \
-            --criterion pmlm_squad --arch pmlm --arch-from "${CHECKPOINT[$model]}" "${START[@]}" --optimizer adam \
-            --adam-betas "(0.9,0.98)" --weight-decay 0.01 --clip-norm 1.0 --lr "${RATE[$model]}" \
-            --lr-scheduler polynomial_decay --warmup-updates $(((UPDATES + 9) / 10)) --total-num-update "$UPDATES" \
-            --max-update "$UPDATES" --batch-size "$BATCH" --required-batch-size-multiple 1 --num-workers 0 \
-            --disable-validation --no-epoch-checkpoints --log-interval 20 --seed "$SEED" "${MACHINE[@]}" \
-            --save-dir "$OUT/$model.$SEED"
+            train "$model" "$SEED" "$OUT/$model.$SEED" "$data" --task pmlm_squad --criterion pmlm_squad \
+            --lr "${RATE[$model]}" --warmup-updates $(((UPDATES + 9) / 10)) --total-num-update "$UPDATES" \
+            --max-update "$UPDATES" --batch-size "$BATCH" --disable-validation --log-interval 20
         step "answers.$model.$SEED" "Answers, $model, seed $SEED" "$OUT/answers.$model.$SEED" \
             python scripts/predict_squad.py "$data" --path "$OUT/$model.$SEED/checkpoint_last.pt" \
             --destdir "$OUT/answers.$model.$SEED"
