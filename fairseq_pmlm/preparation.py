@@ -158,7 +158,8 @@ class Preparation:
         if not found.number_of(VALID):
             return None
         if not self.is_done(folder, {}):
-            rows = found.chunks_with(VALID)
+            # of files to validate on, all: what is only duplicates is to be counted
+            rows = np.flatnonzero(found.shards == OUTSIDE) if self.files["valid"] else found.chunks_with(VALID)
             with (
                 binarize.building(folder, False) as temporary,
                 closing(self.encode(found, rows, VALID, model, "encoding valid")) as parts,
