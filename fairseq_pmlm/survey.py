@@ -56,8 +56,8 @@ def new_hash(normalized: bytes):
 def random_numbers(seed: int, file: int, lines: list[int], pieces: list[int]) -> np.ndarray:
     """uint64 (lines,): a number for each piece of each line that depends on nothing else (splitmix64)."""
     x = np.full(len(lines), seed % 2**64, np.uint64)
-    for part in (file, np.array(lines, np.uint64), np.array(pieces, np.uint64)):
-        x = (x + np.asarray(part, np.uint64)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
+    for part in (file, lines, pieces):
+        x = (x + np.array(part, np.uint64)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x ^= x >> np.uint64(31)
