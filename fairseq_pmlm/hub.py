@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 from dataclasses import fields
-from typing import Iterable, Iterator, Optional, Sequence, Union
+from typing import Iterable, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import tokenizer_files
+from .batching import batches
 from .errors import PMLMError
 from .linear import PackableLinear
 from .masking import ordinary_types
@@ -214,22 +215,10 @@ class PMLMHubInterface(nn.Module):
         lines = [line[:limit] for line in lines]
         outputs = torch.empty(len(lines), classes)
         with tqdm(total=len(lines), unit=" texts", disable=None if progress else True) as bar:
-            for rows in self.batches(lines, max_tokens):
+            for rows in batches([len(line) for line in lines], max_tokens):
                 outputs[rows] = self.predict(head, [lines[i] for i in rows], return_logits=True).float().cpu()
                 bar.update(len(rows))
         return outputs
-
-    @staticmethod
-    def batches(lines: Sequence[Tensor], max_tokens: int) -> Iterator[list[int]]:
-        """Indices of *lines* in batches of at most *max_tokens*, with padding, or of one; the longest come first."""
-        batch: list[int] = []
-        for i in np.argsort([-len(line) for line in lines], kind="stable").tolist():
-            if batch and (len(batch) + 1) * len(lines[batch[0]]) > max_tokens:
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
 
     @torch.no_grad()
     def fill_mask(self, text: str, topk: int = 5) -> list[tuple[str, float, str]]:
