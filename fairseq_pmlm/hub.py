@@ -61,7 +61,7 @@ def load(folder: str, checkpoint_file: Optional[str] = None, data: Optional[str]
     # Of the tasks, the one that says how to generate; heads come from the checkpoint, whatever task has made them.
     task = PMLMSeq2SeqTask(PMLMSeq2SeqConfig(data=data, seed=1, fp16=False, bf16=False), dictionary)
     state = checkpoint_utils.load_checkpoint_to_cpu(path)
-    if "cfg" not in state or "model" not in state or not state["cfg"].get("model"):
+    if not state.get("model") or not (state.get("cfg") or {}).get("model"):
         raise PMLMError(f"checkpoint {path} does not hold a fairseq_pmlm model")
     model = task.build_model(state["cfg"]["model"], from_checkpoint=True)
     model.load_state_dict(state["model"], strict=True)

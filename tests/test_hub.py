@@ -199,6 +199,11 @@ def test_what_cannot_be_loaded_or_asked(hub, place, tmp_path):
         PMLMModel.from_pretrained(str(tmp_path))
     with pytest.raises(PMLMError, match=r"no .*dict\.txt"):
         PMLMModel.from_pretrained(str(place / "checkpoints/reviews"))
+    empty = fairseq_checkpoint({"max_positions": 9}, {"a": torch.zeros(1)}, "")
+    for lacking in ({"cfg": None}, {"cfg": {}}, {"model": None}):
+        torch.save(empty | lacking, tmp_path / "model.pt")
+        with pytest.raises(PMLMError, match=r"model\.pt does not hold a fairseq_pmlm model"):
+            PMLMModel.from_pretrained(str(tmp_path), data_name_or_path=str(place / "data-bin/reviews"))
     with pytest.raises(PMLMError, match="no classification head 'other'; there is sentence_classification_head, stars"):
         hub.predict("other", hub.encode("a"))
     with pytest.raises(PMLMError, match="a text of 62 tokens is longer than the model's 40 positions"):
