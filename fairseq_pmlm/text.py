@@ -147,21 +147,26 @@ def read_lines(path: str, counts: Optional[Counts] = None) -> Iterator[tuple[int
 def replacing(path: str | os.PathLike) -> Iterator[str]:
     """A temporary name beside *path*, with the same ending, that takes its place when the block ends well.
 
-    So a file is whole or not there at all, and an old one stays as it was until then.
+    So a file is whole or not there at all, and an old one stays as it was until then. What is no file (a pipe,
+    ``/dev/null``) is written to as it is, and stays what it is.
 
     Raises:
         PMLMError: the system refuses to write (no such directory, no permission, disk full).
     """
-    root, ending = os.path.splitext(os.fspath(path))
-    temporary = f"{root}.{os.getpid()}.tmp{ending}"
+    path = os.fspath(path)
+    root, ending = os.path.splitext(path)
+    is_file = os.path.isfile(path) or not os.path.exists(path)
+    temporary = f"{root}.{os.getpid()}.tmp{ending}" if is_file else path
     try:
         yield temporary
-        os.replace(temporary, path)
+        if is_file:
+            os.replace(temporary, path)
     except OSError as error:
         raise PMLMError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
+        if is_file:
+            with contextlib.suppress(OSError):
+                os.remove(temporary)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
