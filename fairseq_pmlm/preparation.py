@@ -1,6 +1,5 @@
 """From raw text to what ``fairseq-train`` reads, in steps that are done once: what ``prepare_pretraining.py`` does."""
 
-import json
 import os
 import shutil
 import time
@@ -20,7 +19,7 @@ from .bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, write_dictionary
 from .encoding import Part
 from .errors import PMLMError
 from .survey import DUPLICATE, OUTSIDE, TRAIN, VALID, Survey, survey
-from .text import Counts, list_files, read_lines, write_text
+from .text import Counts, list_files, read_lines, write_json
 
 NO_VALID = " --disable-validation, as there is no validation set"
 
@@ -204,7 +203,7 @@ class Preparation:
             self.add_valid(valid, folder)
             report = self.total(found, [folder])
             shutil.rmtree(os.path.join(folder, shards.PLAN))
-            write_text(os.path.join(folder, shards.REPORT), json.dumps(report, indent=2) + "\n")
+            write_json(os.path.join(folder, shards.REPORT), report)
         self.print_report(report)
         if args.keep_encoded:
             options = ["--only-source", "--srcdict", "dict.txt"]
@@ -248,7 +247,7 @@ class Preparation:
             print(f"{len(left)} shards are left to other jobs: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}")
             return
         report = self.total(found, folders) | {"shards": names}
-        write_text(os.path.join(args.destdir, shards.REPORT), json.dumps(report, indent=2) + "\n")
+        write_json(os.path.join(args.destdir, shards.REPORT), report)
         self.print_report(report)
         print(f"ready for fairseq-train{'' if valid else NO_VALID}:\n{os.pathsep.join(folders)}")
 

@@ -7,7 +7,6 @@ shard; and any shard can be made by itself, in any order, on any machine, from t
 
 import functools
 import hashlib
-import json
 import os
 import random
 from array import array
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from . import chunks
 from .errors import PMLMError
 from .sentencepiece_training import training_lines
-from .text import Counts, read_json, write_text
+from .text import Counts, read_json, write_json
 from .workers import in_order
 
 TRAIN, VALID, DUPLICATE = range(3)  # what becomes of a document
@@ -168,7 +167,7 @@ class Survey:
             np.save(os.path.join(folder, f"{name}.npy"), getattr(self, name))
         counts = {name: count.as_json() for name, count in self.counts.items()}
         content = {"paths": self.paths, "documents": self.documents, "counts": counts}
-        write_text(os.path.join(folder, "survey.json"), json.dumps(content, indent=2) + "\n")
+        write_json(os.path.join(folder, "survey.json"), content)
 
     @classmethod
     def load(cls, folder: str) -> "Survey":

@@ -175,6 +175,11 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         f.write(text)
 
 
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write a JSON file that people can read, too; otherwise as :func:`write_text`."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
 def write_output(path: str | os.PathLike | None, text: str) -> None:
     """What a script has made: into the file of its ``--out``, as :func:`write_text`, or to standard output."""
     if path:
