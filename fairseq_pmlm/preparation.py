@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import binarize, encoding, sentencepiece_training, shards, tokenizer_files
-from .bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, write_dictionary
+from .bpe import all_symbols, write_dictionary
 from .encoding import Part
 from .errors import PMLMError
 from .survey import DUPLICATE, OUTSIDE, TRAIN, VALID, Survey, survey
@@ -190,7 +190,7 @@ class Preparation:
             self.root = folder
             found, model = self.look(), self.vocabulary()
             symbols = tokenizer_files.symbols(model)
-            types = [*FAIRSEQ_SYMBOLS, *symbols, *EXTRA_SYMBOLS]
+            types = all_symbols(symbols)
             valid = self.valid(found, model, len(types))
             self.add_vocabulary(folder)
             counts = np.zeros(len(types), np.int64)
@@ -218,7 +218,7 @@ class Preparation:
         args = self.args
         shards.open_directory(args.destdir, args.overwrite)
         found, model = self.look(), self.vocabulary()
-        types = len(FAIRSEQ_SYMBOLS) + len(tokenizer_files.symbols(model)) + len(EXTRA_SYMBOLS)
+        types = len(all_symbols(tokenizer_files.symbols(model)))
         valid = self.valid(found, model, types)
         names = shards.names(int(found.shards.max()) + 1)
         folders = [os.path.join(args.destdir, name) for name in names]
