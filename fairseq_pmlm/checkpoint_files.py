@@ -20,7 +20,7 @@ from typing import BinaryIO, NamedTuple, Optional
 
 import torch
 
-from .errors import PMLMError, first_line
+from .errors import PMLMError, find_cause, first_line
 from .loading import torch_load
 from .patching import replace
 from .text import replacing
@@ -123,9 +123,7 @@ def _save(obj, file: BinaryIO) -> None:
     try:
         torch.save(obj, file)
     except RuntimeError as error:
-        cause: Optional[BaseException] = error
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__ or cause.__context__
+        cause = find_cause(error, OSError)
         if cause is None:
             raise
         raise cause from None

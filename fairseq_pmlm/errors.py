@@ -3,7 +3,9 @@
 import re
 import sys
 import traceback
+from typing import TypeVar
 
+Kind = TypeVar("Kind", bound=BaseException)
 LONGEST = 1500  # characters of a message
 # how the last line of a traceback begins, whichever of the package's errors it is
 RAISED = re.compile(rf"^{re.escape(__package__)}\.[\w.]+Error: (.*)$", re.MULTILINE)
@@ -23,15 +25,20 @@ class PMLMError(Exception):
         super().__init__(message)
 
 
-def find_user_error(error: BaseException | None) -> PMLMError | None:
-    """The :class:`PMLMError` in *error*'s chain of causes, or None (fairseq re-raises what happens while loading)."""
+def find_cause(error: BaseException | None, kind: type[Kind]) -> Kind | None:
+    """The first of *kind* in *error*'s chain of causes, itself included, or None."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, PMLMError):
+        if isinstance(error, kind):
             return error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None
+
+
+def find_user_error(error: BaseException | None) -> PMLMError | None:
+    """The :class:`PMLMError` in *error*'s chain of causes, or None (fairseq re-raises what happens while loading)."""
+    return find_cause(error, PMLMError)
 
 
 def message(error: BaseException | None) -> str | None:
