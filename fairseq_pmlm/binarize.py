@@ -12,7 +12,7 @@ import sys
 import threading
 from argparse import ArgumentParser
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Iterable, Iterator
 
 from fairseq.data import indexed_dataset
@@ -101,19 +101,18 @@ def building(
     while not os.path.isdir(folder):
         made.append(folder)
         folder = os.path.dirname(folder)
-    building = f".{name}.building-{platform.node()}-"
+    prefix = f".{name}.building-{platform.node()}-"
     for entry in os.listdir(folder) if not made else ():
-        number = entry.removeprefix(building)
+        number = entry.removeprefix(prefix) if entry.startswith(prefix) else ""
         path = os.path.join(parent, entry)
-        if (
-            number != entry and number.isdigit() and not _is_running(int(number))
-        ):  # never the only copy of what was there
+        # a number alone: what was there before, with -old behind the number, may be the only copy
+        if number.isdigit() and not _is_running(int(number)):
             shutil.rmtree(path, ignore_errors=True)
             print(f"note: removed {path}, left from a run that was killed")
         elif entry.startswith(f".{name}.building-"):
             print(f"note: {path} is left from a run that was killed, unless one is going on")
 
-    temporary = os.path.join(parent, f"{building}{os.getpid()}")
+    temporary = os.path.join(parent, f"{prefix}{os.getpid()}")
     previous = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _exit)  # clean up when asked to stop, as after Ctrl-C
@@ -164,12 +163,10 @@ def _exit(signum, frame):
 class Encoded:
     """What became of one text file."""
 
-    lines: int = 0  # as fairseq counts them, with the empty ones between documents
+    lines: int = 0
     tokens: int = 0  # without </s>
     unknown: int = 0
-    vanished: int = 0  # lines that the tokenizer's normalization left nothing of
     longest: int = 0  # line, in tokens
-    symbols: Counter = field(default_factory=Counter)
 
     def describe_unknown(self) -> str:
         """For example ``2 (0.31%)``."""
@@ -212,10 +209,8 @@ def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
 def encode_file(source: str, target: str, model: str, workers: int, total: int, label: str) -> Encoded:
     """Encode a file of clean lines, one line per line.
 
-    Empty lines separate documents: one between two documents that have any tokens, none at either end.
-
     Args:
-        source: text file of clean lines.
+        source: text file of clean lines; none of them :func:`is_empty`.
         target: file to write: symbols separated by spaces.
         model: tokenizer file.
         workers: number of processes.
@@ -226,32 +221,21 @@ def encode_file(source: str, target: str, model: str, workers: int, total: int, 
         PMLMError: the model cannot be loaded, or a worker process was killed.
     """
     table = set(tokenizer_files.load(model).pieces)
-    count = Encoded()
-    between = False
+    count, symbols = Encoded(), Counter()
     lines = (line for _, line in read_lines(source))
     with (
         open(target, "w", encoding="utf-8", newline="\n") as out,
         tqdm(total=total, desc=label, unit=" lines", unit_scale=True, disable=None) as bar,
         contextlib.closing(in_order(_encode_chunk, _chunks(lines), workers, _load, (model,))) as chunks,
     ):
-        for raw, (encoded, symbols) in chunks:
-            for text, line in zip(raw, encoded, strict=True):
-                if not text:
-                    between = count.lines > 0
-                elif not line:
-                    count.vanished += 1
-                else:
-                    if between:
-                        out.write("\n")
-                        count.lines += 1
-                        between = False
-                    out.write(line + "\n")
-                    count.lines += 1
-                    count.longest = max(count.longest, line.count(" ") + 1)
-            count.symbols.update(symbols)
-            bar.update(len(raw))
-    count.tokens = count.symbols.total()
-    count.unknown = sum(n for symbol, n in count.symbols.items() if symbol == UNK or symbol not in table)
+        for _, (encoded, found) in chunks:
+            out.writelines(f"{line}\n" for line in encoded)
+            count.lines += len(encoded)
+            count.longest = max(count.longest, *(line.count(" ") + 1 for line in encoded))
+            symbols.update(found)
+            bar.update(len(encoded))
+    count.tokens = symbols.total()
+    count.unknown = sum(n for symbol, n in symbols.items() if symbol == UNK or symbol not in table)
     return count
 
 

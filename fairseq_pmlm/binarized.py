@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 
 import numpy as np
+from fairseq.data import Dictionary
 from fairseq.data.huffman import HuffmanMMapIndex
 from fairseq.data.indexed_dataset import IndexedDataset, MMapIndexedDataset, _code_to_dtype
 
@@ -21,7 +22,7 @@ CHUNK = 1 << 22  # items or tokens that are looked at together
 AGAIN = "binarize the text again"
 
 
-def check(prefix: str, types: int | None = None, combine: bool = False, label_end: int | None = None) -> None:
+def check(prefix: str, types: int | None = None, combine: bool = False, labels: Dictionary | None = None) -> None:
     """Compare an index with the file it is of, and the tokens there with the dictionary.
 
     What does not exist, plain text, and fairseq's Huffman codes are left to fairseq.
@@ -30,7 +31,7 @@ def check(prefix: str, types: int | None = None, combine: bool = False, label_en
         prefix: the files' name, without .idx and .bin.
         types: symbols in the dictionary; None to look at no token.
         combine: check PREFIX1, PREFIX2, ... as well, as long as there are such.
-        label_end: of labels, index of </s>: each of them is one token, and that.
+        labels: of labels, their dictionary: each of them is one symbol of it and </s>.
 
     Raises:
         PMLMError: the two do not belong together, are cut short, or hold what is no token; naming file and place.
@@ -40,12 +41,12 @@ def check(prefix: str, types: int | None = None, combine: bool = False, label_en
         if not os.path.isfile(f"{part}.idx") or not os.path.isfile(f"{part}.bin") or os.path.isfile(part):
             return
         try:
-            _check_files(part, types, label_end)
+            _check_files(part, types, labels)
         except OSError as error:
             raise PMLMError(f"cannot read {part}.idx or .bin: {error.strerror or error}") from None
 
 
-def _check_files(prefix: str, types: int | None, label_end: int | None) -> None:
+def _check_files(prefix: str, types: int | None, labels: Dictionary | None) -> None:
     index, data = f"{prefix}.idx", f"{prefix}.bin"
     with open(index, "rb") as f:
         start = f.read(OLD_HEADER.size)
@@ -76,18 +77,33 @@ def _check_files(prefix: str, types: int | None, label_end: int | None) -> None:
         promised = int(offsets[1, -1]) * dtype.itemsize
         if not sound or promised != held:
             raise PMLMError(f"{index} is damaged, or not that of {data}, which has {held:,} bytes; {AGAIN}")
-        return
-    promised = _check_places(index, items, dtype.itemsize)
-    if promised != held:
-        raise PMLMError(f"{data} has {held:,} bytes, and {index} is of {promised:,}: one is cut or another's; {AGAIN}")
-    tokens = np.memmap(data, dtype, "r")
-    if label_end is not None:
-        pairs = (np.memmap(index, np.int32, "r", HEADER.size, items) == 2).all()
-        if not pairs or ((tokens.reshape(-1, 2) == label_end) != [False, True]).any():
-            raise PMLMError(f"{data}: not every label is one token and </s>; {AGAIN}")
+        sizes = np.diff(offsets[1])
+    else:
+        promised = _check_places(index, items, dtype.itemsize)
+        if promised != held:
+            raise PMLMError(
+                f"{data} has {held:,} bytes, and {index} is of {promised:,}: one is cut or another's; {AGAIN}"
+            )
+        sizes = np.memmap(index, np.int32, "r", HEADER.size, items)
+    tokens = np.memmap(data, dtype, "r")  # the older format counts them from 1
+    if labels is not None:
+        _check_labels(tokens - 1 if old else tokens, sizes, labels, data)
     if types is not None:
         for start, stop in _chunks(len(tokens)):
-            check_tokens(tokens[start:stop], types, data)
+            some = tokens[start:stop]
+            check_tokens(some - 1 if old else some, types, data)
+
+
+def _check_labels(tokens: np.ndarray, sizes: np.ndarray, labels: Dictionary, data: str) -> None:
+    """Each item is one symbol of *labels*, none of fairseq's own, and </s>."""
+    if (sizes != 2).any() or ((tokens.reshape(-1, 2) == labels.eos()) != [False, True]).any():
+        raise PMLMError(f"{data}: not every label is one token and </s>; {AGAIN}")
+    unknown = tokens[::2] < labels.nspecial
+    if unknown.any():
+        raise PMLMError(
+            f"{data}: label {int(np.argmax(unknown)) + 1} is not in the dictionary of labels; binarize it with that of "
+            "the training data"
+        )
 
 
 def _check_places(index: str, items: int, width: int) -> int:

@@ -102,6 +102,11 @@ def write_dictionary(path: str, symbols: Iterable[str], counts: Optional[Counter
     write_text(path, "".join(lines))
 
 
+def all_symbols(symbols: Iterable[str]) -> list[str]:
+    """What a dictionary holds, in its order, whose file :func:`write_dictionary` has written for *symbols*."""
+    return [*FAIRSEQ_SYMBOLS, *symbols, *EXTRA_SYMBOLS]
+
+
 def option(cfg, name: str, bpe: str) -> str:
     """The file that *cfg* gives for the option *name* of ``--bpe`` *bpe*.
 

@@ -20,7 +20,7 @@ from typing import BinaryIO, NamedTuple, Optional
 
 import torch
 
-from .errors import PMLMError, first_line
+from .errors import PMLMError, find_cause, first_line
 from .loading import torch_load
 from .patching import replace
 from .text import replacing
@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 # what no second attempt mends
 LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR}
+
+# what fairseq calls checkpoints, but for the last one, without suffix and ending; another suffix is another training's
+NAMES = r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+?)"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -120,9 +123,7 @@ def _save(obj, file: BinaryIO) -> None:
     try:
         torch.save(obj, file)
     except RuntimeError as error:
-        cause: Optional[BaseException] = error
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__ or cause.__context__
+        cause = find_cause(error, OSError)
         if cause is None:
             raise
         raise cause from None
@@ -225,7 +226,7 @@ def last_whole(directory: str, suffix: str = "", besides: Optional[str] = None) 
     reason = damage(last) if os.path.lexists(last) else "is missing"
     if reason is None:
         return None
-    pattern = re.compile(rf"checkpoint(\d+|_\d+_\d+|_best|\.best_.+?){re.escape(suffix)}\.pt")
+    pattern = re.compile(rf"{NAMES}{re.escape(suffix)}\.pt")
     names = sorted(filter(pattern.fullmatch, os.listdir(directory))) if os.path.isdir(directory) else []
     paths = [os.path.join(directory, name) for name in names]
     paths = [path for path in paths if not (besides and os.path.exists(besides) and os.path.samefile(path, besides))]
@@ -252,7 +253,7 @@ def _updates(path: str) -> int:
 
 def remove_unfinished(directory: str, suffix: str = "") -> None:
     """Remove what writing has left where it was killed."""
-    pattern = re.compile(rf"checkpoint.*{re.escape(suffix)}\.(\d+\.tmp\.pt|pt\.tmp)")
+    pattern = re.compile(rf"({NAMES}|checkpoint_last){re.escape(suffix)}\.(\d+\.tmp\.pt|pt\.tmp)")
     for name in filter(pattern.fullmatch, os.listdir(directory) if os.path.isdir(directory) else []):
         logger.info(f"{os.path.join(directory, name)} was not finished: removed")
         os.remove(os.path.join(directory, name))

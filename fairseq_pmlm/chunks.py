@@ -11,7 +11,7 @@ from typing import Iterable, Iterator, NamedTuple
 import numpy as np
 
 from .errors import PMLMError
-from .text import BYTE_ORDER_MARK, Counts, clean_line, decode_line, mark_documents, reading
+from .text import BYTE_ORDER_MARK, Counts, clean_line, decode_line, mark_documents, read_line, reading
 
 SIZE = 1 << 18  # bytes of text that go to a worker at a time
 LONG = 1 << 21  # bytes after which a document is cut between two lines
@@ -87,17 +87,23 @@ def cut(paths: list[str], documents: str) -> Iterator[Chunk]:
         documents: ``blocks`` or ``files``; see :func:`~fairseq_pmlm.text.mark_documents`.
 
     Raises:
-        PMLMError: see :func:`~fairseq_pmlm.text.reading`.
+        PMLMError: see :func:`~fairseq_pmlm.text.reading` and :func:`~fairseq_pmlm.text.read_line`.
     """
     for file, path in enumerate(paths):
         offset = line = 0
         inside = False
         with reading(path) as stream:
             while raw := stream.read(SIZE):
-                parts = [raw if raw.endswith(b"\n") else raw + stream.readline()]
-                size = len(parts[0])
-                blank = False
-                while documents == "blocks" and not blank and size < LONG and (raw := stream.readline()):
+                number = line + raw.count(b"\n")  # of the line that was read last
+                if not raw.endswith(b"\n"):
+                    number += 1
+                    raw += read_line(stream, path, number)
+                parts, size, blank = [raw], len(raw), False
+                while documents == "blocks" and not blank and size < LONG:
+                    number += 1
+                    raw = read_line(stream, path, number)
+                    if not raw:
+                        break
                     parts.append(raw)
                     size += len(raw)
                     blank = is_blank(raw)

@@ -8,7 +8,7 @@ import numpy as np
 from fairseq.data.indexed_dataset import best_fitting_int_dtype
 
 from . import chunks, tokenizer_files
-from .bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, UNK
+from .bpe import FAIRSEQ_SYMBOLS, UNK, all_symbols
 from .mmap_writer import MMapWriter
 from .survey import DUPLICATE, Survey
 from .text import Counts
@@ -53,7 +53,7 @@ class Encoder:
 
     def __init__(self, model: str):
         self.bpe = tokenizer_files.load(model)
-        symbols = [*FAIRSEQ_SYMBOLS, *tokenizer_files.symbols(model), *EXTRA_SYMBOLS]
+        symbols = all_symbols(tokenizer_files.symbols(model))
         ids = {symbol: i for i, symbol in enumerate(symbols)}
         self.end = len(self.bpe.symbols)  # stands for </s> among the tokenizer's own numbers
         width = best_fitting_int_dtype(len(symbols))  # as in the file: half of what travels between processes

@@ -3,8 +3,12 @@
 import re
 import sys
 import traceback
+from typing import TypeVar
 
+Kind = TypeVar("Kind", bound=BaseException)
 LONGEST = 1500  # characters of a message
+# how the last line of a traceback begins, whichever of the package's errors it is
+RAISED = re.compile(rf"^{re.escape(__package__)}\.[\w.]+Error: (.*)$", re.MULTILINE)
 
 
 class PMLMError(Exception):
@@ -14,23 +18,27 @@ class PMLMError(Exception):
     """
 
     def __init__(self, message: str = ""):
-        message = str(message)
-        if "Traceback (" not in message and "\nTraceback" not in message:  # raised anew by torch, see message()
-            message = re.sub(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+", " ", message).strip()
+        if not RAISED.search(message):  # else raised anew by torch, see message()
+            message = " ".join(filter(None, message.splitlines())).strip()
             if len(message) > LONGEST:
                 message = f"{message[: LONGEST - 400]} ... {message[-300:]}"
         super().__init__(message)
 
 
-def find_user_error(error: BaseException | None) -> PMLMError | None:
-    """The :class:`PMLMError` in *error*'s chain of causes, or None (fairseq re-raises what happens while loading)."""
+def find_cause(error: BaseException | None, kind: type[Kind]) -> Kind | None:
+    """The first of *kind* in *error*'s chain of causes, itself included, or None."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, PMLMError):
+        if isinstance(error, kind):
             return error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None
+
+
+def find_user_error(error: BaseException | None) -> PMLMError | None:
+    """The :class:`PMLMError` in *error*'s chain of causes, or None (fairseq re-raises what happens while loading)."""
+    return find_cause(error, PMLMError)
 
 
 def message(error: BaseException | None) -> str | None:
@@ -39,11 +47,10 @@ def message(error: BaseException | None) -> str | None:
     Also where it was raised in another process: torch passes on the traceback of a spawned trainer or a data-loader
     worker as text.
     """
-    marker = f"{PMLMError.__module__}.{PMLMError.__name__}: "
     found = find_user_error(error)
     text = str(found if found is not None else error)
-    if marker in text:
-        return text.rsplit(marker, 1)[1].splitlines()[0]
+    if raised := RAISED.findall(text):
+        return raised[-1]
     return None if found is None else text
 
 

@@ -64,8 +64,8 @@ def check_classified_texts() -> tuple[str, bool]:
             if not self.cfg.regression_target:
                 sides["label"] = self.label_dictionary
             for side, dictionary in sides.items():
-                end = dictionary.eos() if side == "label" else None
-                binarized.check(f"{self.cfg.data}/{side}/{split}", len(dictionary), combine, end)
+                labels = dictionary if side == "label" else None
+                binarized.check(f"{self.cfg.data}/{side}/{split}", len(dictionary), combine, labels)
             return original(self, split, combine=combine, **kwargs)
 
         return patched

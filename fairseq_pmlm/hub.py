@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 from dataclasses import fields
-from typing import Iterable, Iterator, Optional, Sequence, Union
+from typing import Iterable, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import tokenizer_files
+from .batching import batches
 from .errors import PMLMError
 from .linear import PackableLinear
 from .masking import ordinary_types
@@ -60,7 +61,7 @@ def load(folder: str, checkpoint_file: Optional[str] = None, data: Optional[str]
     # Of the tasks, the one that says how to generate; heads come from the checkpoint, whatever task has made them.
     task = PMLMSeq2SeqTask(PMLMSeq2SeqConfig(data=data, seed=1, fp16=False, bf16=False), dictionary)
     state = checkpoint_utils.load_checkpoint_to_cpu(path)
-    if "cfg" not in state or "model" not in state or not state["cfg"].get("model"):
+    if not state.get("model") or not (state.get("cfg") or {}).get("model"):
         raise PMLMError(f"checkpoint {path} does not hold a fairseq_pmlm model")
     model = task.build_model(state["cfg"]["model"], from_checkpoint=True)
     model.load_state_dict(state["model"], strict=True)
@@ -214,22 +215,10 @@ class PMLMHubInterface(nn.Module):
         lines = [line[:limit] for line in lines]
         outputs = torch.empty(len(lines), classes)
         with tqdm(total=len(lines), unit=" texts", disable=None if progress else True) as bar:
-            for rows in self.batches(lines, max_tokens):
+            for rows in batches([len(line) for line in lines], max_tokens):
                 outputs[rows] = self.predict(head, [lines[i] for i in rows], return_logits=True).float().cpu()
                 bar.update(len(rows))
         return outputs
-
-    @staticmethod
-    def batches(lines: Sequence[Tensor], max_tokens: int) -> Iterator[list[int]]:
-        """Indices of *lines* in batches of at most *max_tokens*, with padding, or of one; the longest come first."""
-        batch: list[int] = []
-        for i in np.argsort([-len(line) for line in lines], kind="stable").tolist():
-            if batch and (len(batch) + 1) * len(lines[batch[0]]) > max_tokens:
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
 
     @torch.no_grad()
     def fill_mask(self, text: str, topk: int = 5) -> list[tuple[str, float, str]]:

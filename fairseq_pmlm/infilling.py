@@ -9,7 +9,7 @@ Scoring needs no search: one forward pass of the slots of pre-training holds all
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from fairseq.data import data_utils
 from torch import Tensor
 
 from . import decoding, layout
+from .batching import batches
 from .datasets import collate
 from .masking import Mask, ordinary_types
 
@@ -107,18 +108,6 @@ def score(model, texts: Sequence[Gapped], autoencoding: bool = False, max_tokens
         for row, values in zip(rows, np.split(-nll, ends), strict=True):
             found[row] = values
     return found
-
-
-def batches(sizes: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices of *sizes* in batches of at most *max_tokens*, with padding, or of one; the longest come first."""
-    batch: list[int] = []
-    for i in np.argsort([-size for size in sizes], kind="stable").tolist():
-        if batch and (len(batch) + 1) * sizes[batch[0]] > max_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def with_masks(model, texts: Sequence[Gapped]) -> tuple[Tensor, Tensor]:

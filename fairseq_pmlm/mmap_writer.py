@@ -5,7 +5,6 @@ offsets overflow at 2 GiB where ``fairseq-preprocess`` has more than one worker 
 """
 
 import os
-import struct
 
 import numpy as np
 from fairseq.data.indexed_dataset import (
@@ -15,6 +14,8 @@ from fairseq.data.indexed_dataset import (
     data_file_path,
     index_file_path,
 )
+
+from .binarized import HEADER
 
 BLOCK = 1 << 20  # lines whose offsets are made at a time
 
@@ -54,8 +55,8 @@ class MMapWriter:
     def _finish(self) -> None:
         _sync(self.data)
         with open(index_file_path(self.prefix), "wb") as index:
-            index.write(MMapIndexedDataset.Index._HDR_MAGIC)
-            index.write(struct.pack("<QBQ", 1, _dtype_header_code(self.dtype), self.lines))
+            code = _dtype_header_code(self.dtype)
+            index.write(HEADER.pack(MMapIndexedDataset.Index._HDR_MAGIC, 1, code, self.lines))
             for sizes in self._blocks():
                 index.write(sizes)
             offset, width = 0, np.dtype(self.dtype).itemsize

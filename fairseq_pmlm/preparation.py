@@ -1,6 +1,5 @@
 """From raw text to what ``fairseq-train`` reads, in steps that are done once: what ``prepare_pretraining.py`` does."""
 
-import json
 import os
 import shutil
 import time
@@ -16,11 +15,11 @@ import numpy as np
 from tqdm import tqdm
 
 from . import binarize, encoding, sentencepiece_training, shards, tokenizer_files
-from .bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, write_dictionary
+from .bpe import all_symbols, write_dictionary
 from .encoding import Part
 from .errors import PMLMError
 from .survey import DUPLICATE, OUTSIDE, TRAIN, VALID, Survey, survey
-from .text import Counts, list_files, read_lines, write_text
+from .text import Counts, list_files, read_lines, write_json
 
 NO_VALID = " --disable-validation, as there is no validation set"
 
@@ -158,7 +157,8 @@ class Preparation:
         if not found.number_of(VALID):
             return None
         if not self.is_done(folder, {}):
-            rows = found.chunks_with(VALID)
+            # of files to validate on, all: what is only duplicates is to be counted
+            rows = np.flatnonzero(found.shards == OUTSIDE) if self.files["valid"] else found.chunks_with(VALID)
             with (
                 binarize.building(folder, False) as temporary,
                 closing(self.encode(found, rows, VALID, model, "encoding valid")) as parts,
@@ -190,7 +190,7 @@ class Preparation:
             self.root = folder
             found, model = self.look(), self.vocabulary()
             symbols = tokenizer_files.symbols(model)
-            types = [*FAIRSEQ_SYMBOLS, *symbols, *EXTRA_SYMBOLS]
+            types = all_symbols(symbols)
             valid = self.valid(found, model, len(types))
             self.add_vocabulary(folder)
             counts = np.zeros(len(types), np.int64)
@@ -203,7 +203,7 @@ class Preparation:
             self.add_valid(valid, folder)
             report = self.total(found, [folder])
             shutil.rmtree(os.path.join(folder, shards.PLAN))
-            write_text(os.path.join(folder, shards.REPORT), json.dumps(report, indent=2) + "\n")
+            write_json(os.path.join(folder, shards.REPORT), report)
         self.print_report(report)
         if args.keep_encoded:
             options = ["--only-source", "--srcdict", "dict.txt"]
@@ -218,7 +218,7 @@ class Preparation:
         args = self.args
         shards.open_directory(args.destdir, args.overwrite)
         found, model = self.look(), self.vocabulary()
-        types = len(FAIRSEQ_SYMBOLS) + len(tokenizer_files.symbols(model)) + len(EXTRA_SYMBOLS)
+        types = len(all_symbols(tokenizer_files.symbols(model)))
         valid = self.valid(found, model, types)
         names = shards.names(int(found.shards.max()) + 1)
         folders = [os.path.join(args.destdir, name) for name in names]
@@ -247,7 +247,7 @@ class Preparation:
             print(f"{len(left)} shards are left to other jobs: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}")
             return
         report = self.total(found, folders) | {"shards": names}
-        write_text(os.path.join(args.destdir, shards.REPORT), json.dumps(report, indent=2) + "\n")
+        write_json(os.path.join(args.destdir, shards.REPORT), report)
         self.print_report(report)
         print(f"ready for fairseq-train{'' if valid else NO_VALID}:\n{os.pathsep.join(folders)}")
 

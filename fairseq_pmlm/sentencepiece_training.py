@@ -57,12 +57,12 @@ def train(
         )
     except Exception as error:  # whatever sentencepiece raises; the useful part is its text
         message = str(error)
-        most = re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", message)
-        least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
-        if most:
-            hint = f"the text is too small for it; at most {most.group(1)}"
-        elif least:
-            hint = f"the text has that many characters; at least {least.group(1)}, or lower --character-coverage"
+        highest = re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", message)
+        lowest = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
+        if highest:
+            hint = f"the text is too small for it; at most {highest[1]}"
+        elif lowest:
+            hint = f"the text has more characters than that; at least {lowest[1]}, or lower --character-coverage"
         elif "all_chars_count" in message or "sentences_" in message:
             hint = "there is no text to train on"
         else:

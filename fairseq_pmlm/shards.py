@@ -18,7 +18,7 @@ from typing import Any
 
 from . import binarize
 from .errors import PMLMError
-from .text import read_json, write_text
+from .text import read_json, write_json
 
 PLAN, OPTIONS, REPORT = "plan", "options.json", "report.json"
 LAID_OUT = re.compile(rf"{PLAN}|shard\d+|{re.escape(REPORT)}|\..*\.building-.*")
@@ -90,7 +90,7 @@ def is_done(folder: str, options: dict[str, Any]) -> bool:
 
 def record_options(folder: str, options: dict[str, Any]) -> None:
     """Write what :func:`is_done` compares."""
-    write_text(os.path.join(folder, OPTIONS), json.dumps(options, indent=2) + "\n")
+    write_json(os.path.join(folder, OPTIONS), options)
 
 
 def names(number: int) -> list[str]:
@@ -109,7 +109,7 @@ def write_report(folder: str, content: dict[str, Any]) -> None:
     """Add *content* to the report in *folder*."""
     path = os.path.join(folder, REPORT)
     before = read_json(path) if os.path.exists(path) else {}
-    write_text(path, json.dumps(before | content, indent=2) + "\n")
+    write_json(path, before | content)
 
 
 def read_report(folder: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ shard; and any shard can be made by itself, in any order, on any machine, from t
 
 import functools
 import hashlib
-import json
 import os
 import random
 from array import array
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from . import chunks
 from .errors import PMLMError
 from .sentencepiece_training import training_lines
-from .text import Counts, read_json, write_text
+from .text import Counts, read_json, write_json
 from .workers import in_order
 
 TRAIN, VALID, DUPLICATE = range(3)  # what becomes of a document
@@ -56,8 +55,8 @@ def new_hash(normalized: bytes):
 def random_numbers(seed: int, file: int, lines: list[int], pieces: list[int]) -> np.ndarray:
     """uint64 (lines,): a number for each piece of each line that depends on nothing else (splitmix64)."""
     x = np.full(len(lines), seed % 2**64, np.uint64)
-    for part in (file, np.array(lines, np.uint64), np.array(pieces, np.uint64)):
-        x = (x + np.asarray(part, np.uint64)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
+    for part in (file, lines, pieces):
+        x = (x + np.array(part, np.uint64)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x ^= x >> np.uint64(31)
@@ -168,7 +167,7 @@ class Survey:
             np.save(os.path.join(folder, f"{name}.npy"), getattr(self, name))
         counts = {name: count.as_json() for name, count in self.counts.items()}
         content = {"paths": self.paths, "documents": self.documents, "counts": counts}
-        write_text(os.path.join(folder, "survey.json"), json.dumps(content, indent=2) + "\n")
+        write_json(os.path.join(folder, "survey.json"), content)
 
     @classmethod
     def load(cls, folder: str) -> "Survey":

@@ -8,6 +8,7 @@ becomes two shifts every line behind it against its partner. So text is cut at `
 
 import contextlib
 import gzip
+import itertools
 import json
 import os
 import re
@@ -91,6 +92,18 @@ def reading(path: str) -> Iterator[BinaryIO]:
         raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
 
 
+def read_line(stream: BinaryIO, path: str, number: int) -> bytes:
+    """Line *number* of a file, or what is left of it, with its line end; empty where the file ends.
+
+    Raises:
+        PMLMError: it is longer than :data:`LONGEST_LINE`.
+    """
+    raw = stream.readline(LONGEST_LINE + 1)  # binary files know one line end: \n
+    if len(raw) > LONGEST_LINE:
+        raise PMLMError(f"{path}, line {number}: longer than {LONGEST_LINE:,} bytes; is this a text file?")
+    return raw
+
+
 def decode_line(raw: bytes, path: str, number: int) -> str:
     """The text of line *number* of a file, without its line end and without the byte order mark of the first.
 
@@ -118,13 +131,13 @@ def read_lines(path: str, counts: Optional[Counts] = None) -> Iterator[tuple[int
     The text is not cleaned. A byte order mark at the start of the file is left out.
 
     Raises:
-        PMLMError: see :func:`reading` and :func:`decode_line`; a line is longer than :data:`LONGEST_LINE`.
+        PMLMError: see :func:`reading`, :func:`read_line` and :func:`decode_line`.
     """
     with reading(path) as stream:
-        lines = iter(lambda: stream.readline(LONGEST_LINE + 1), b"")  # binary files know one line end: \n
-        for number, raw in enumerate(lines, start=1):
-            if len(raw) > LONGEST_LINE:
-                raise PMLMError(f"{path}, line {number}: longer than {LONGEST_LINE:,} bytes; is this a text file?")
+        for number in itertools.count(1):
+            raw = read_line(stream, path, number)
+            if not raw:
+                return
             if counts is not None:
                 counts.bytes += len(raw)
             yield number, decode_line(raw, path, number)
@@ -134,27 +147,37 @@ def read_lines(path: str, counts: Optional[Counts] = None) -> Iterator[tuple[int
 def replacing(path: str | os.PathLike) -> Iterator[str]:
     """A temporary name beside *path*, with the same ending, that takes its place when the block ends well.
 
-    So a file is whole or not there at all, and an old one stays as it was until then.
+    So a file is whole or not there at all, and an old one stays as it was until then. What is no file (a pipe,
+    ``/dev/null``) is written to as it is, and stays what it is.
 
     Raises:
         PMLMError: the system refuses to write (no such directory, no permission, disk full).
     """
-    root, ending = os.path.splitext(os.fspath(path))
-    temporary = f"{root}.{os.getpid()}.tmp{ending}"
+    path = os.fspath(path)
+    root, ending = os.path.splitext(path)
+    is_file = os.path.isfile(path) or not os.path.exists(path)
+    temporary = f"{root}.{os.getpid()}.tmp{ending}" if is_file else path
     try:
         yield temporary
-        os.replace(temporary, path)
+        if is_file:
+            os.replace(temporary, path)
     except OSError as error:
         raise PMLMError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
+        if is_file:
+            with contextlib.suppress(OSError):
+                os.remove(temporary)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a UTF-8 file, whole or not at all; see :func:`replacing`."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as f:
         f.write(text)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write a JSON file that people can read, too; otherwise as :func:`write_text`."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_output(path: str | os.PathLike | None, text: str) -> None:

@@ -19,7 +19,7 @@ from fairseq.dataclass import FairseqDataclass
 from .bpe import SPECIAL, UNK, name_pieces, option
 from .errors import PMLMError, describe
 from .extents import extents
-from .text import clean_line, read_json, read_lines, write_text
+from .text import clean_line, read_json, read_lines, write_json, write_text
 
 # what BERT calls the symbols of fairseq
 SPECIAL_PIECES = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>", "[UNK]": "<unk>", "[MASK]": "<mask>"}
@@ -99,7 +99,7 @@ def write_vocabulary(path: str, pieces: list[str], settings: Settings) -> None:
     """Write *pieces* to the ``vocab.txt`` *path*, and *settings* beside it where the pieces do not imply them."""
     write_text(path, "".join(f"{piece}\n" for piece in pieces))
     if settings != implied_settings(pieces):
-        write_text(os.path.join(os.path.dirname(path), CONFIG), json.dumps(settings._asdict(), indent=2) + "\n")
+        write_json(os.path.join(os.path.dirname(path), CONFIG), settings._asdict())
 
 
 def implied_settings(pieces: list[str]) -> Settings:

@@ -88,8 +88,12 @@ def test_the_older_format_is_checked_as_well(impl, tmp_path):
     for line in LINES:
         builder.add_item(torch.tensor(line))
     builder.finalize(f"{prefix}.idx")
-    binarized.check(prefix)
+    binarized.check(prefix, types=10)
     assert len(indexed_dataset.make_dataset(prefix, impl)) == 3
+    with pytest.raises(PMLMError, match=r"a\.bin holds token 9, and the dictionary has 9 symbols"):
+        binarized.check(prefix, types=9)
+    with pytest.raises(PMLMError, match=r"a\.bin: not every label is one token and </s>"):
+        binarized.check(prefix, labels=small_dictionary())
     damage(prefix, 32, "<Q", 2**60)  # fairseq would ask for so much memory
     with pytest.raises(PMLMError, match="1,152,921,504,606,846,976 items take"):
         binarized.check(prefix)
@@ -122,7 +126,10 @@ def test_the_last_symbol_of_a_dictionary_is_no_error(tmp_path):
 
 
 def test_labels_are_one_token_and_their_end(tmp_path):
-    binarized.check(write(tmp_path / "a", [[5, 2], [6, 2]]), label_end=2)
+    dictionary = small_dictionary()
+    binarized.check(write(tmp_path / "a", [[5, 2], [6, 2]]), labels=dictionary)
     for labels in ([[5, 6, 2], [2]], [[5, 6], [6, 2]], [[2, 2], [6, 2]], [[5], [2]]):
         with pytest.raises(PMLMError, match=r"a\.bin: not every label is one token and </s>"):
-            binarized.check(write(tmp_path / "a", labels), label_end=2)
+            binarized.check(write(tmp_path / "a", labels), labels=dictionary)
+    with pytest.raises(PMLMError, match=r"a\.bin: label 2 is not in the dictionary of labels"):  # but <unk>
+        binarized.check(write(tmp_path / "a", [[4, 2], [3, 2]]), labels=dictionary)

@@ -197,6 +197,13 @@ def test_what_was_not_finished_is_removed(tmp_path):
     names = ["checkpoint_last.pt", "checkpoint_last.4711.tmp.pt", "checkpoint_1_20.pt.tmp", "other.12.tmp.pt", "a.tmp"]
     for name in names:
         (tmp_path / name).write_bytes(b"x")
+    others = ["checkpoint_last-b.7.tmp.pt", "checkpoint3-b.pt.tmp", "checkpoint.best_loss_1.25-b.7.tmp.pt"]
+    mine = ["checkpoint12.7.tmp.pt", "checkpoint_best.7.tmp.pt", "checkpoint.best_loss_1.25.7.tmp.pt"]
+    for name in (*others[:2], *mine):
+        (tmp_path / name).write_bytes(b"x")
     checkpoint_files.remove_unfinished(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == sorted(["a.tmp", "checkpoint_last.pt", "other.12.tmp.pt", *others[:2]])
+    (tmp_path / others[2]).write_bytes(b"x")
+    checkpoint_files.remove_unfinished(str(tmp_path), "-b")
     assert sorted(os.listdir(tmp_path)) == ["a.tmp", "checkpoint_last.pt", "other.12.tmp.pt"]
     checkpoint_files.remove_unfinished(str(tmp_path / "none"))

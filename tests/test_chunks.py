@@ -76,6 +76,17 @@ def test_a_bad_line_is_named_whatever_chunk_it_is_in(tmp_path, monkeypatch, comp
         [list(chunk.lines(Counts())) for chunk in chunks.cut([str(path)], "blocks")]
 
 
+@pytest.mark.parametrize("mode", ["blocks", "files"])
+@pytest.mark.parametrize("size", [2, 3, 20])
+def test_a_line_that_fills_the_memory_is_refused(tmp_path, monkeypatch, mode, size):
+    monkeypatch.setattr(chunks, "SIZE", size)
+    monkeypatch.setattr("fairseq_pmlm.text.LONGEST_LINE", 1000)
+    path = tmp_path / "a.gz"
+    path.write_bytes(gzip.compress(b"a\nb\n" + bytes(10**6)))
+    with pytest.raises(PMLMError, match=r"a\.gz, line 3: longer than 1,000 bytes; is this a text file"):
+        list(chunks.cut([str(path)], mode))
+
+
 def test_changed_text_is_noticed(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("a b\n")

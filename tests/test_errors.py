@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from fairseq_pmlm.errors import PMLMError, find_user_error, message
+from fairseq_pmlm.errors import LONGEST, PMLMError, find_user_error, message
 
 
 def test_the_cause_is_found_behind_what_fairseq_raises():
@@ -17,9 +17,16 @@ def test_the_cause_is_found_behind_what_fairseq_raises():
 
 
 @pytest.mark.parametrize("kind", [PMLMError, RuntimeError])
-def test_the_line_is_found_in_the_traceback_of_another_process(kind):
-    text = "Caught in worker 0.\nTraceback ...\nfairseq_pmlm.errors.PMLMError: line 3 is wrong\n\nmore"
+@pytest.mark.parametrize("raised", ["errors.PMLMError", "tasks.base.MissingDataError"])
+def test_the_line_is_found_in_the_traceback_of_another_process(kind, raised):
+    text = f"Caught in worker 0.\nTraceback ...\nfairseq_pmlm.{raised}: line 3 is wrong\n\nmore"
     assert message(kind(text)) == "line 3 is wrong"
+
+
+def test_a_message_is_one_line_whatever_it_quotes():
+    assert str(PMLMError("a\r\n\nb\u2028c\x85d\n")) == "a b c d"
+    assert str(PMLMError("Traceback (most recent call last):\nd")) == "Traceback (most recent call last): d"
+    assert len(str(PMLMError("x" * 10**6))) <= LONGEST
 
 
 def test_other_errors_keep_their_traceback():

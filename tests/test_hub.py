@@ -16,6 +16,7 @@ from test_heads import segments
 from test_prepare import call
 
 from fairseq_pmlm import bpe, tokenizer_files, wordpiece
+from fairseq_pmlm.batching import batches
 from fairseq_pmlm.checkpoints.export import export_checkpoint
 from fairseq_pmlm.checkpoints.importing import fairseq_checkpoint
 from fairseq_pmlm.errors import PMLMError
@@ -148,12 +149,12 @@ def test_tokens_that_are_none(hub, tokens, message):
         hub.extract_features(tokens)
 
 
-def test_batches_hold_every_text_once_within_the_budget(hub):
-    lines = [torch.zeros(n, dtype=torch.long) for n in (3, 9, 1, 5, 5, 20, 2)]
-    batches = list(hub.batches(lines, 12))
-    assert sorted(i for batch in batches for i in batch) == list(range(7))
-    assert all(len(batch) == 1 or len(batch) * max(len(lines[i]) for i in batch) <= 12 for batch in batches)
-    assert batches[0] == [5]
+def test_batches_hold_every_text_once_within_the_budget():
+    sizes = [3, 9, 1, 5, 5, 20, 2]
+    found = list(batches(sizes, 12))
+    assert sorted(i for batch in found for i in batch) == list(range(7))
+    assert all(len(batch) == 1 or len(batch) * max(sizes[i] for i in batch) <= 12 for batch in found)
+    assert found[0] == [5]
 
 
 def test_fill_mask_gives_the_best_types(hub):
@@ -198,6 +199,11 @@ def test_what_cannot_be_loaded_or_asked(hub, place, tmp_path):
         PMLMModel.from_pretrained(str(tmp_path))
     with pytest.raises(PMLMError, match=r"no .*dict\.txt"):
         PMLMModel.from_pretrained(str(place / "checkpoints/reviews"))
+    empty = fairseq_checkpoint({"max_positions": 9}, {"a": torch.zeros(1)}, "")
+    for lacking in ({"cfg": None}, {"cfg": {}}, {"model": None}):
+        torch.save(empty | lacking, tmp_path / "model.pt")
+        with pytest.raises(PMLMError, match=r"model\.pt does not hold a fairseq_pmlm model"):
+            PMLMModel.from_pretrained(str(tmp_path), data_name_or_path=str(place / "data-bin/reviews"))
     with pytest.raises(PMLMError, match="no classification head 'other'; there is sentence_classification_head, stars"):
         hub.predict("other", hub.encode("a"))
     with pytest.raises(PMLMError, match="a text of 62 tokens is longer than the model's 40 positions"):

@@ -118,6 +118,19 @@ def test_every_document_once(corpus, shards):
     assert lines == kept + twice + report["dropped_lines"]["without_any_token"]
 
 
+def test_duplicates_in_files_to_validate_on_are_counted(corpus, shards, tmp_path):
+    """Those as well that fill a chunk, which holds nothing to validate on then."""
+    document = "\n".join(["the cat sat on a mat"] * 30)
+    (tmp_path / "valid.txt").write_text("\n\n".join([document] * 3), encoding="utf-8")
+    call(
+        "prepare_pretraining", "--text", corpus, "--valid", tmp_path / "valid.txt", "--deduplicate", "--workers", 1,
+        "--sentencepiece-model", shards / "shard00" / "sentencepiece.model", "--destdir", tmp_path / "bin",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "bin" / "report.json").read_text())
+    twice = sum(document.count("\n") + 1 for document in duplicates_in(corpus))
+    assert report["dropped_lines"]["of_duplicate_documents"] == twice + 60
+
+
 def duplicates_in(corpus):
     seen = set()
     for name in ("a.txt", "b.txt"):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -167,6 +168,18 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
 
 
+def test_a_pipe_stays_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    end = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "through it")
+    assert os.read(end, 99) == b"through it"
+    os.close(end)
+    assert (tmp_path / "pipe").is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
 def test_what_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(PMLMError, match=r"cannot be written: Is a directory"):
+        write_text(tmp_path, "")
     with pytest.raises(PMLMError, match=r"none/x\.txt: cannot be written: No such file or directory"):
         write_text(tmp_path / "none" / "x.txt", "")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import binarize, heads, identity
-from ..bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS
+from ..bpe import FAIRSEQ_SYMBOLS, all_symbols
 from ..errors import PMLMError
 from ..loading import torch_load
 from ..options import PMLMConfig
@@ -109,7 +109,7 @@ def own_rows(words: Vocabulary, state: dict[str, Tensor], kind: str) -> tuple[Vo
     [P] has a row of its own, behind all others, unless it is what importing makes of [MASK]. The authors' code feeds
     [MASK] where we feed [P]: for it, the two change places.
     """
-    ours = {symbol: i for i, symbol in enumerate((*FAIRSEQ_SYMBOLS, *words.types(), *EXTRA_SYMBOLS))}
+    ours = {symbol: i for i, symbol in enumerate(all_symbols(words.types()))}
     mask, pseudo = ours["<mask>"], ours["<pseudo>"]
     bias = state["output_layer.bias"]
     copied = all(

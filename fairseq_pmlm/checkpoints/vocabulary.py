@@ -9,7 +9,7 @@ import shutil
 from typing import Any, NamedTuple
 
 from .. import byte_bpe, tokenizer_files, wordpiece
-from ..bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, load_model, symbol_table, write_dictionary
+from ..bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, all_symbols, load_model, symbol_table, write_dictionary
 from ..errors import PMLMError
 from ..text import read_json, write_text
 from .files import check_readable
@@ -34,7 +34,7 @@ class Vocabulary(NamedTuple):
         """For each symbol of the dictionary its row; ``<pseudo>`` shares the row of ``<mask>`` if it has none."""
         row = {symbol: i for i, symbol in enumerate(self.symbols)}
         row.setdefault("<pseudo>", row["<mask>"])
-        return [row[symbol] for symbol in (*FAIRSEQ_SYMBOLS, *self.types(), *EXTRA_SYMBOLS)]
+        return [row[symbol] for symbol in all_symbols(self.types())]
 
     def types(self) -> list[str]:
         """The dictionary's ordinary symbols."""
