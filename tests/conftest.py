@@ -1,5 +1,5 @@
 """Makes the helpers and the scripts importable, imports the extension as --user-dir does; one pre-trained and two
-fine-tuned models for all tests of fairseq's commands."""
+fine-tuned models for all tests of fairseq's commands, and one of fairseq's own translation."""
 
 import sys
 from pathlib import Path
@@ -79,6 +79,16 @@ def finetuned(work, pretrained):
 def other(work, pretrained):
     finetune(work, work / "other", "--finetune-from-model", pretrained[0], "--seed", 5, updates=20)
     return work / "other" / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """The folder of translation.train_toy, with the training's output in train.stdout and train.stderr."""
+    from translation import train_toy
+
+    path = tmp_path_factory.mktemp("toy")
+    train_toy(path)
+    return path
 
 
 @pytest.fixture(scope="session")
