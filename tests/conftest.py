@@ -1,5 +1,5 @@
 """Makes the helpers and the scripts importable, imports the extension as --user-dir does; one pre-trained and two
-fine-tuned models for all tests of fairseq's commands."""
+fine-tuned models for all tests of fairseq's commands, and one of fairseq's own translation."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "scripts")]
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import sentencepiece  # noqa: E402
 from commands import WORDS, command, finetune, pretrain, sentences  # noqa: E402
 
 import fairseq_pmlm  # noqa: E402, F401
@@ -77,3 +79,40 @@ def finetuned(work, pretrained):
 def other(work, pretrained):
     finetune(work, work / "other", "--finetune-from-model", pretrained[0], "--seed", 5, updates=20)
     return work / "other" / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """The folder of translation.train_toy, with the training's output in train.stdout and train.stderr."""
+    from translation import train_toy
+
+    path = tmp_path_factory.mktemp("toy")
+    train_toy(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpus():
+    """For scores: 200 hypotheses, some empty, and two lists of references that overlap with them."""
+    words = ["the", "cats", "cat", "sat", "sitting", "on", "a", "mat", "dog", "ran", "home", "fast", "."]
+    generator = np.random.default_rng(0)
+
+    def text(low, high):
+        return " ".join(generator.choice(words, size=generator.integers(low, high)))
+
+    hypotheses = [text(0, 12) for _ in range(200)]
+    first = [f"{hypothesis} {text(1, 8)}" for hypothesis in hypotheses]
+    second = [text(1, 14) for _ in hypotheses]
+    return hypotheses, first, second
+
+
+@pytest.fixture(scope="session")
+def spm_model(tmp_path_factory):
+    """The path of a sentencepiece model of a little Korean, Chinese and English."""
+    folder = tmp_path_factory.mktemp("spm")
+    text = folder / "text"
+    text.write_text("나는 학교에 간다\n나는 집에 간다\n我爱北京。\n我爱上海。\nthe cat sat on the mat .\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "m"), vocab_size=60, hard_vocab_limit=False, minloglevel=2
+    )
+    return str(folder / "m.model")

@@ -1,4 +1,4 @@
-"""Windows, answers in pieces, the best spans, data sets, the loss and whole-set metrics, each beside slow code."""
+"""Questions as data sets, the loss, and whole-set metrics beside slow code; damaged data is named."""
 
 import json
 import math
@@ -9,124 +9,18 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 from fairseq.logging import metrics
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from test_squad_windows import Words
 
 from fairseq_pmlm.criterions.pmlm_squad import PMLMSquadCriterion, span_loss
 from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.extents import extents
-from fairseq_pmlm.scoring.squad import exact_and_f1, score_squad
+from fairseq_pmlm.scoring.squad import score_squad
 from fairseq_pmlm.squad import windows
 from fairseq_pmlm.squad.prediction import combine, write
 from fairseq_pmlm.squad.preparation import Part, write_meta
-from fairseq_pmlm.squad.reader import Answer, SquadFile
-from fairseq_pmlm.squad.spans import Span, best_spans, merge, no_answer_probability
+from fairseq_pmlm.squad.reader import SquadFile
 from fairseq_pmlm.squad.validation import Judged
 from fairseq_pmlm.tasks.pmlm_squad import PMLMSquadTask
 from fairseq_pmlm.text import Counts
-
-
-def test_windows_are_those_of_bert():
-    for pieces in range(1, 60):
-        for room in range(1, 12):
-            for stride in range(1, room + 1):
-                expected, start = [], 0
-                while True:  # one window after the other, until one reaches the end
-                    length = min(room, pieces - start)
-                    expected.append((start, length))
-                    if start + length == pieces:
-                        break
-                    start += stride
-                assert windows.cut(pieces, room, stride) == expected
-
-
-WORDS = ["The", "fox,", "1990s", "ran", "in", "(the)", "U.S.", "a"]
-
-
-class Words:
-    """A tokenizer whose pieces are words, or a word's letters and its other characters."""
-
-    pieces = ()
-
-    def encode_with_extents(self, text):
-        spans, at = [], 0
-        for word in text.split(" "):
-            cut = len(word.rstrip(",.)"))
-            spans += [(at + a, at + b) for a, b in ((0, cut), (cut, len(word))) if a < b]
-            at += len(word) + 1
-        return [text[a:b].lower() for a, b in spans], extents(text, spans, [False] * len(spans))
-
-    def encode(self, text):
-        return " ".join(self.encode_with_extents(text)[0])
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=8), st.data())
-def test_answers_are_found_wherever_a_run_of_pieces_spells_them(words, data):
-    passage = " ".join(words)
-    begin = data.draw(st.integers(0, len(passage) - 1))
-    end = data.draw(st.integers(begin + 1, len(passage)))
-    answer = Answer(passage[begin:end], begin)
-    if not answer.text.strip():
-        return
-    _, places = Words().encode_with_extents(passage)
-    found = windows.find_answer(passage, places, answer)
-    begin += len(answer.text) - len(answer.text.lstrip())
-    end -= len(answer.text) - len(answer.text.rstrip())
-    exact = [
-        (i, j)
-        for i in range(len(places))
-        for j in range(i, len(places))
-        if (places[i, 0], places[j, 1]) == (begin, end)
-    ]
-    if exact:
-        assert found == exact[0]
-    elif found is not None:  # a piece sticks out by what no score sees
-        text = passage[places[found[0], 0] : places[found[1], 1]]
-        assert exact_and_f1(text, [answer.text], "1.1") == (1.0, 1.0)
-
-
-def test_answers_that_no_pieces_spell():
-    passage = "The fox ran in the 1990s (the)"
-    _, places = Words().encode_with_extents(passage)
-    find = lambda text, start: windows.find_answer(passage, places, Answer(text, start))  # noqa: E731
-    assert find("1990", 19) is None
-    assert find("fox", 4) == (1, 1)
-    assert find(" fox ", 3) == (1, 1)
-    assert find("the", 26) is None  # the piece is "(the", and both are nothing to the scores
-    assert find("(the", 25) == (6, 6)
-    assert windows.in_window((3, 4), 2, 3, 10) == (11, 12)
-    for span in (None, (1, 3), (4, 5)):  # none, begins before, ends behind
-        assert windows.in_window(span, 2, 3, 10) == (0, 0)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 14), st.integers(1, 30), st.integers(0, 10**6))
-def test_best_spans_are_the_best_of_all(pieces, longest, count, seed):
-    rng = np.random.default_rng(seed)
-    start, end = rng.integers(-3, 4, (2, pieces)).astype(np.float32)  # with equal sums
-    usable = rng.random(pieces) < 0.8
-    every = [
-        (-(start[i] + end[j]), i, j)
-        for i in range(pieces)
-        for j in range(i, min(i + longest, pieces))
-        if usable[i] and usable[j]
-    ]
-    expected = [Span(float(-score), i, j) for score, i, j in sorted(every)[:count]]
-    assert best_spans(start, end, usable, longest, count) == expected
-
-
-def test_windows_of_a_question_are_merged():
-    several = [[Span(3.0, 4, 5), Span(1.0, 0, 0)], [Span(2.0, 4, 5), Span(3.0, 2, 2)], []]
-    assert merge(several, 10) == [Span(3.0, 2, 2), Span(3.0, 4, 5), Span(1.0, 0, 0)]
-    assert merge(several, 1) == [Span(3.0, 2, 2)]
-    assert merge([], 3) == []
-
-
-def test_probability_of_no_answer():
-    assert no_answer_probability(1.0, 1.0) == 0.5
-    assert no_answer_probability(2.0, 1.0) == pytest.approx(1 / (1 + math.exp(-1)))
-    assert no_answer_probability(0.0, -np.inf) == 1.0
 
 
 def squad_file(folder, version="2.0", name="part.json"):
@@ -230,6 +124,20 @@ def test_batches(tmp_path):
             allowed = [0, *range(item["offset"], length - 1)]
             assert batch["candidates"][row].nonzero().flatten().tolist() == allowed
             assert item["target"][0] in [*allowed, -1]
+
+
+def test_batches_of_an_epoch_are_the_same_after_a_restart(tmp_path):
+    dataset, *_, task = load(tmp_path, training=True, name="train")
+
+    def batches(*epochs):
+        for epoch in epochs:
+            iterator = task.get_batch_iterator(dataset, max_sentences=2, seed=1, epoch=epoch)
+            found = [batch["id"].tolist() for batch in iterator.next_epoch_itr()]
+        return found
+
+    going_on = batches(1, 2)
+    task.dataset_to_epoch_iter.clear()
+    assert batches(2) == going_on
 
 
 def test_loss_beside_a_loop():
@@ -370,106 +278,3 @@ def test_a_window_longer_than_the_table_is_refused(tmp_path):
         PMLMError, match="windows of 24 tokens, and the model --max-positions 20; give --max-positions 24"
     ):
         task.load_dataset("valid")
-
-
-@pytest.mark.parametrize(
-    ("limits", "message"),
-    [
-        ((20, 128, 64), "--doc-stride 128 is more than what a window of --max-source-positions 20 holds"),
-        ((384, 318, 64), "of --max-question-positions 64, 317 tokens: the rest would never be read"),
-        ((384, 0, 64), "--doc-stride 0: expected 1 or more"),
-        ((384, 128, 0), "--max-question-positions 0: expected 1 or more"),
-    ],
-)
-def test_limits(limits, message):
-    with pytest.raises(PMLMError, match=message):
-        windows.check(windows.Limits(*limits))
-    windows.check(windows.Limits(384, 317, 64))
-
-
-def squad(version="1.1", context="A fox ran.", **changes):
-    question = {"id": "q1", "question": "Who ran?", "answers": [{"text": "fox", "answer_start": 2}]} | changes
-    return {"version": version, "data": [{"paragraphs": [{"context": context, "qas": [question]}]}]}
-
-
-def without(key, record):
-    return {name: value for name, value in record.items() if name != key}
-
-
-TWICE = squad()
-TWICE["data"] *= 2
-LACKING = squad()
-LACKING["data"][0]["paragraphs"][0] = without("context", LACKING["data"][0]["paragraphs"][0])
-NO_ID = squad()
-NO_ID["data"][0]["paragraphs"][0]["qas"][0] = without("id", NO_ID["data"][0]["paragraphs"][0]["qas"][0])
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (TWICE, "id q1: there is a question with this id already"),
-        (LACKING, r"data\[0\]\.paragraphs\[0\]: no key 'context' \(there is 'qas'\)"),
-        (NO_ID, r"data\[0\]\.paragraphs\[0\]\.qas\[0\]: no key 'id'"),
-        (squad(context=" \n", answers=[], version="2.0"), r"id q1: the passage \(context\) is empty"),
-        (squad(id=3), r"qas\[0\]: 'id' should be a string, but is a number"),
-        (squad(question=None), "id q1: 'question' should be a string, but is null"),
-        (squad(answers=None), "id q1: 'answers' should be a list, but is null"),
-        (squad(answers=[{"text": "fox"}]), "id q1, answers: no key 'answer_start'"),
-        (
-            squad(answers=[{"text": "fox", "answer_start": True}]),
-            "'answer_start' should be a whole number, but is a truth",
-        ),
-        (
-            squad(answers=[{"text": "fox", "answer_start": 2}, {"text": "A", "answer_start": 1}]),
-            "'A' should stand at 1",
-        ),
-        (squad(answers=[{"text": "fox", "answer_start": -8}]), "'fox' should stand at -8, where there is 'A f'"),
-        (squad(answers=[]), "id q1: no answers; version 1.1 has one for every question"),
-        (squad("v2.0", is_impossible=True), "id q1: is_impossible is true, but there are answers"),
-        (squad("v2.0", is_impossible=False, answers=[]), "id q1: is_impossible is false, but there are no answers"),
-        (squad("v2.0", is_impossible="no"), "id q1: 'is_impossible' should be true or false, but is a string"),
-        (squad("3.0"), r"SQuAD version '3\.0'; known are 1\.1, v1\.1, 2\.0, v2\.0"),
-        (squad(["1.1"]), r"SQuAD version \['1\.1'\]"),
-        ([], "not a JSON object with version and data, but a list"),
-        ("{", "broken JSON"),
-    ],
-)
-def test_bad_files_are_named(tmp_path, data, message):
-    path = tmp_path / "a.json"
-    path.write_text(data if isinstance(data, str) else json.dumps(data))
-    with pytest.raises(PMLMError, match=message) as error:
-        list(SquadFile(str(path), Counts()).paragraphs())
-    assert str(error.value).startswith(str(path))
-    assert "\n" not in str(error.value)
-
-
-def test_questions_alone_can_be_read(tmp_path):
-    path = tmp_path / "a.json"
-    for version, entry, answered in [
-        ("1.1", {}, False),
-        ("2.0", {}, False),
-        ("1.1", {"answers": []}, False),
-        ("2.0", {"answers": []}, True),
-        ("2.0", {"answers": [], "is_impossible": False}, False),
-    ]:
-        data = squad(version)
-        data["data"][0]["paragraphs"][0]["qas"] = [{"id": "q", "question": "Who?"} | entry]
-        path.write_text(json.dumps(data))
-        file = SquadFile(str(path), Counts(), answered=False)
-        (paragraph,) = file.paragraphs()
-        assert (paragraph.questions[0].answers, paragraph.questions[0].answered) == ([], answered)
-        assert file.unanswered == (not answered)
-
-
-def test_batches_of_an_epoch_are_the_same_after_a_restart(tmp_path):
-    dataset, *_, task = load(tmp_path, training=True, name="train")
-
-    def batches(*epochs):
-        for epoch in epochs:
-            iterator = task.get_batch_iterator(dataset, max_sentences=2, seed=1, epoch=epoch)
-            found = [batch["id"].tolist() for batch in iterator.next_epoch_itr()]
-        return found
-
-    going_on = batches(1, 2)
-    task.dataset_to_epoch_iter.clear()
-    assert batches(2) == going_on

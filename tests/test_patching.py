@@ -1,0 +1,172 @@
+"""Importing fairseq_pmlm: patches apply once, in every process, and say so where fairseq is missing or another."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import pytest
+import torch
+from commands import ROOT
+from fairseq import checkpoint_utils
+from fairseq.data import data_utils
+
+from fairseq_pmlm import compat, patching
+
+
+def python(code):
+    """Run *code* in an interpreter of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_applying_twice_changes_nothing():
+    names = list(compat.ORIGINALS)
+    before = data_utils.batch_by_size, checkpoint_utils.load_checkpoint_to_cpu, len(warnings.filters)
+    compat.apply()
+    assert (data_utils.batch_by_size, checkpoint_utils.load_checkpoint_to_cpu, len(warnings.filters)) == before
+    assert list(compat.ORIGINALS) == names
+    assert not any(hasattr(original, "pmlm_original") for original in compat.ORIGINALS.values())
+
+
+def test_importing_twice_is_harmless():
+    run = python("""
+        import importlib, sys, warnings
+        import fairseq_pmlm.compat as first
+        from fairseq.data import data_utils
+
+        filters = len(warnings.filters)
+        del sys.modules["fairseq_pmlm.compat"]
+        second = importlib.import_module("fairseq_pmlm.compat")
+        second.apply()
+        # the originals are patched again, never the patches
+        assert second is not first and second.ORIGINALS == first.ORIGINALS
+        assert data_utils.batch_by_size.pmlm_original is first.ORIGINALS["fairseq.data.data_utils.batch_by_size"]
+        assert len(warnings.filters) == filters
+        print("twice: fine", len(second.ORIGINALS))
+        """)
+    assert run.stdout.strip() == f"twice: fine {len(compat.ORIGINALS)}", run.stderr
+
+
+def test_patches_of_one_function_add_up(monkeypatch):
+    class Owner:
+        @staticmethod
+        def said():
+            return ["original"]
+
+    def add(word):
+        return lambda original: lambda: [word, *original()]
+
+    original = Owner.said
+    for _ in range(2):  # the second time as after a re-import, which remembers nothing
+        monkeypatch.setattr(patching, "ORIGINALS", {})
+        assert patching.replace(Owner, "said", ['"original"'], add("first"))[1]
+        assert patching.replace(Owner, "said", ['"original"'], add("second"))[1]
+        assert Owner.said() == ["second", "first", "original"]
+        assert list(patching.ORIGINALS.values()) == [original]
+
+
+def worker(queue):
+    batches = data_utils.batch_by_size(range(9), lambda i: 1, required_batch_size_multiple=8)
+    lengths = [len(batch) for batch in batches]
+    queue.put((len(compat.ORIGINALS), lengths, hasattr(data_utils.batch_by_size, "pmlm_original")))
+
+
+@pytest.mark.slow
+def test_spawned_worker_is_patched():
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=worker, args=(queue,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert queue.get() == (len(compat.ORIGINALS), [8, 1], True)
+
+
+BLOCKED = """
+    import sys
+
+    class Block:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] == {blocked!r}:
+                raise {error}
+
+    sys.meta_path.insert(0, Block())
+    import fairseq_pmlm
+    """
+
+
+@pytest.mark.parametrize(
+    ("blocked", "error", "line"),
+    [
+        ("fairseq", "ModuleNotFoundError(f'No module named {name}', name=name)", "fairseq is not installed"),
+        ("hydra", "ModuleNotFoundError(f'No module named {name}', name=name)", "fairseq needs hydra, which is not"),
+        # what fairseq 0.12.2 does on Python 3.11
+        (
+            "fairseq",
+            "ValueError('mutable default for field common')",
+            "fairseq cannot be imported (ValueError: mutable",
+        ),
+    ],
+)
+def test_without_fairseq_one_line_says_what_to_install(blocked, error, line):
+    run = python(BLOCKED.format(blocked=blocked, error=error))
+    assert run.returncode == 1
+    assert len(run.stderr.splitlines()) == 1
+    assert run.stderr.startswith(f"fairseq_pmlm: error: {line}")
+    assert run.stderr.endswith('pip install "fairseq-pmlm[fairseq]"\n')
+    assert issubclass(compat.MissingFairseqError, ImportError)
+
+
+@pytest.mark.slow
+def test_another_fairseq_gives_one_warning_that_names_the_function():
+    run = python("""
+        import fairseq.data.data_utils as data_utils
+        import fairseq.checkpoint_utils as checkpoint_utils
+
+        # upstream has mended both in its own way
+        original = data_utils.batch_by_size
+        def batch_by_size(*args, required_batch_size_multiple=1, **kwargs):
+            return original(*args, **kwargs)
+        data_utils.batch_by_size = batch_by_size
+        del checkpoint_utils.load_ema_from_checkpoint
+
+        import fairseq_pmlm
+        batches = data_utils.batch_by_size(range(9), lambda i: 1, max_sentences=8, required_batch_size_multiple=8)
+        print([len(batch) for batch in batches])
+        """)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "[8, 1]"
+    (warning,) = [line for line in run.stderr.splitlines() if "Warning" in line]
+    assert "fairseq.data.data_utils.batch_by_size" in warning
+    assert "fairseq.checkpoint_utils.load_ema_from_checkpoint" in warning
+    assert "load_checkpoint_to_cpu" not in warning
+
+
+def test_readers_end_before_python_does():
+    code = """
+import threading, time
+import fairseq_pmlm.compat
+from fairseq.data.iterators import BufferedIterator
+
+class Endless:
+    def __len__(self): return 10**9
+    def __iter__(self):
+        while True:
+            time.sleep(0.001)
+            yield 1
+
+batches = BufferedIterator(3, Endless())
+next(batches)
+readers = [t for t in threading.enumerate() if type(t).__name__ == "BackgroundConsumer"]
+assert len(readers) == 1 and readers[0].is_alive()
+fairseq_pmlm.compat.stop_readers()
+assert not readers[0].is_alive()
+print("stopped")
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "stopped"
