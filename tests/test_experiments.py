@@ -254,6 +254,44 @@ def test_paragraphs_of_pages(tmp_path, capsys):
         paragraphs_main([str(out), "--out", str(tmp_path / "x")])
 
 
+STAND_IN = """() {
+    case "$1 ${2-}" in
+        "-c import torch"*) echo 0 ;;
+        -[cm]*) command python "$@" ;;
+        *) while [ $# -gt 1 ]; do
+            case $1 in --destdir | --out | --save-dir) mkdir -p "${2%/*}"; echo made >"$2" ;; esac
+            shift
+        done ;;
+    esac
+}"""
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"), [("sst2", ["Accuracy"]), ("fairytaleqa_squad", ["Over the seeds", "Beside"])]
+)
+def test_other_trainings_make_other_tables(tmp_path, name, tables):
+    """Commands that only write what they are to write, as it is what runs again that counts."""
+    (tmp_path / "data").mkdir()
+    for file in ("train.tsv", "model.pt"):
+        (tmp_path / "data" / file).write_text("a text\t1\n")
+    model = tmp_path / "data" / "model.pt"
+    stand_ins = {f"BASH_FUNC_{command}%%": STAND_IN for command in ("python", "fairseq-train")}
+    words = ["bash", HERE / f"{name}.sh", tmp_path / "data", model, model, tmp_path / "out", "1", "2", "2"]
+
+    def run(**more):
+        done = subprocess.run(words, env={**os.environ, **stand_ins, **more}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return re.findall(r"^== (.+?)(: already done| \(\d+ min .*)$", done.stdout, re.MULTILINE)
+
+    first, again, other = run(), run(), run(LR_SCRATCH="1e-3")
+    assert not [title for title, what in first if "already" in what]
+    assert {title for title, what in again if "already" in what} == {title for title, _ in first}
+    made = [title for title, what in other if "already" not in what]
+    assert any("scratch" in title for title in made)
+    assert not any("pretrained" in title or "imported" in title for title in made)
+    assert all(any(title.startswith(table) for title in made) for table in tables)
+
+
 def objectives(*args, check=True):
     done = subprocess.run(
         [sys.executable, HERE / "objectives.py", *map(str, args)], capture_output=True, text=True, timeout=900
