@@ -25,7 +25,7 @@ from curves import read_curve  # noqa: E402
 from entries import main as entries_main  # noqa: E402
 from paired import difference  # noqa: E402
 from paragraphs import main as paragraphs_main  # noqa: E402
-from runner import Job, Runner, mend  # noqa: E402
+from runner import Job, Runner  # noqa: E402
 
 from fairseq_pmlm.blocks import TextBlocks  # noqa: E402
 from fairseq_pmlm.datasets import PMLMDataset  # noqa: E402
@@ -117,7 +117,7 @@ def shell(job, command):
     return ["bash", "-c", command, job]
 
 
-def make(out, name, *commands, needs=(), **facts):
+def make(name, *commands, needs=(), **facts):
     return Job(name, lambda: [shell(name, c) for c in commands], lambda: {"kind": "x", "n": 1}, needs, facts)
 
 
@@ -127,9 +127,9 @@ def test_jobs_run_once_in_order_and_go_on_after_a_failure(tmp_path):
 
     def jobs():
         return [
-            make(tmp_path, "b", f"echo b >>{log}", needs=["a"]),
-            make(tmp_path, "a", f"echo a1 >>{log}", f"test ! -e {bad}", f"echo a2 >>{log}"),
-            make(tmp_path, "c", f"echo c >>{log}"),
+            make("b", f"echo b >>{log}", needs=["a"]),
+            make("a", f"echo a1 >>{log}", f"test ! -e {bad}", f"echo a2 >>{log}"),
+            make("c", f"echo c >>{log}"),
         ]
 
     with pytest.raises(PMLMError, match=r"a failed; see .*logs/a\.log"):
@@ -148,31 +148,17 @@ def test_jobs_run_once_in_order_and_go_on_after_a_failure(tmp_path):
     assert Runner(tmp_path, jobs(), 1, 60).run()
     assert log.read_text().split() == ["a1", "a2", "b", "c"]
     with pytest.raises(PMLMError, match=r"other options \(updates: None and now 5\)"):
-        Runner(tmp_path, [make(tmp_path, "c", "true", updates=5)], 1, 60).run()
+        Runner(tmp_path, [make("c", "true", updates=5)], 1, 60).run()
 
 
 def test_jobs_stop_in_time_and_end_what_they_started(tmp_path):
     begun = time.monotonic()
-    job = make(tmp_path, "long", f"echo $$ >{tmp_path}/pid; sleep 100")
+    job = make("long", f"echo $$ >{tmp_path}/pid; sleep 100")
     assert not Runner(tmp_path, [job], 2, 1.5).run()
     assert time.monotonic() - begun < 20
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert not (tmp_path / "runs/long/result.json").exists()
-
-
-def test_a_checkpoint_that_was_cut_off_gives_way_to_the_one_before(tmp_path):
-    torch.save({"model": torch.arange(1000)}, tmp_path / "checkpoint_1_500.pt")
-    whole = (tmp_path / "checkpoint_1_500.pt").read_bytes()
-    last = tmp_path / "checkpoint_last.pt"
-    last.write_bytes(whole[:2000])
-    mend(tmp_path)
-    assert last.read_bytes() == whole
-    last.write_bytes(b"")
-    (tmp_path / "checkpoint_1_500.pt").write_bytes(whole[:100])
-    mend(tmp_path)
-    assert not list(tmp_path.iterdir())  # starts anew
-    mend(tmp_path / "not-there")
 
 
 def test_paired_differences():
