@@ -26,6 +26,7 @@ from entries import main as entries_main  # noqa: E402
 from paired import difference  # noqa: E402
 from paragraphs import main as paragraphs_main  # noqa: E402
 from runner import Job, Runner  # noqa: E402
+from sst2_table import cost  # noqa: E402
 
 from fairseq_pmlm.blocks import TextBlocks  # noqa: E402
 from fairseq_pmlm.datasets import PMLMDataset  # noqa: E402
@@ -200,6 +201,17 @@ def test_curves_count_what_was_trained_twice_once(tmp_path):
     (tmp_path / "log").write_text("nothing\n")
     with pytest.raises(PMLMError, match="no validation"):
         read_curve(tmp_path / "log")
+
+
+def test_costs_of_a_training_that_went_on(tmp_path):
+    rows = [(217, 90, 95), (434, 30, 0), (440, 6, 0)]  # the second epoch was interrupted
+    keys = ("train_num_updates", "train_train_wall", "train_wall")
+    lines = [json.dumps(dict(zip(keys, map(str, row), strict=True))) for row in rows]
+    (tmp_path / "log").write_text('{"loss": "1", "train_wall": "9", "num_updates": "5"}\n' + "\n".join(lines))
+    assert cost(tmp_path / "log") == (440, 2.1)
+    (tmp_path / "log").write_text("nothing\n")
+    with pytest.raises(PMLMError, match="no end of an epoch"):
+        cost(tmp_path / "log")
 
 
 def test_entries_of_a_dictionary(tmp_path, capsys):

@@ -26,16 +26,17 @@ SYSTEMS = {
 
 
 def cost(log: Path) -> tuple[int, float]:
-    """Updates and minutes of a training, from its log.
+    """Updates of a training and the minutes they took, from its log.
+
+    Not fairseq's ``wall``, which says 0 ever after in a training that has gone on after an interruption.
 
     Raises:
         PMLMError: it does not say.
     """
-    walls = training_logs.read(str(log)).curve("wall", "train")
-    if not walls:
+    epochs = training_logs.read(str(log)).curve("train_wall", "train")
+    if not epochs:
         raise PMLMError(f"{log}: no end of an epoch; is this the log of a finished training?")
-    updates, seconds = walls[-1]
-    return updates, seconds / 60
+    return epochs[-1][0], sum(seconds for _, seconds in epochs) / 60
 
 
 def main(argv=None) -> None:
