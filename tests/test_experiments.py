@@ -25,6 +25,7 @@ from curves import read_curve  # noqa: E402
 from entries import main as entries_main  # noqa: E402
 from paired import difference  # noqa: E402
 from paragraphs import main as paragraphs_main  # noqa: E402
+from results import Results, infilling_section  # noqa: E402
 from runner import Job, Runner  # noqa: E402
 from sst2_table import cost  # noqa: E402
 
@@ -201,6 +202,16 @@ def test_curves_count_what_was_trained_twice_once(tmp_path):
     (tmp_path / "log").write_text("nothing\n")
     with pytest.raises(PMLMError, match="no validation"):
         read_curve(tmp_path / "log")
+
+
+def test_bits_and_right_tokens_are_of_tokens_and_not_of_spans(tmp_path):
+    (tmp_path / "charts").mkdir()
+    lengths, method = np.arange(1, 7), "at once, [M]"
+    measured = {"exact": lengths == 1, "right": lengths // 2, "bits": lengths.astype(float)}
+    np.savez(tmp_path / "m.npz", length=lengths, **{f"{name}.{method}": values for name, values in measured.items()})
+    found = Results(tmp_path, [{"kind": "measures", "facts": {"system": "ae", "seed": 1}, "file": "m.npz"}])
+    row = next(line for line in infilling_section(found, ["ae"]) if line.startswith("| AE | at once"))
+    assert row.endswith(f"| {100 / 6:.1f} / {100 * 9 / 21:.1f} | {91 / 21:.2f} |")
 
 
 def test_costs_of_a_training_that_went_on(tmp_path):
