@@ -31,7 +31,7 @@ from fairseq_pmlm.binarize import positive
 from fairseq_pmlm.datasets import OBJECTIVES
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.model import PMLMModel
-from fairseq_pmlm.text import Counts, clean_line, kind, read_lines, read_records, write_output
+from fairseq_pmlm.text import clean_line, kind, read_lines, read_records, write_output
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -79,9 +79,8 @@ def read(args: argparse.Namespace) -> list[tuple[int, str, list[str] | None]]:
     Raises:
         PMLMError: there are none; something is no text.
     """
-    counts = Counts()
     if args.input.removesuffix(".gz").endswith(".jsonl"):
-        rows = list(read_records(args.input, ["text", "spans"] if args.score else ["text"], counts))
+        rows = list(read_records(args.input, ["text", "spans"] if args.score else ["text"]))
     elif args.score:
         raise PMLMError(f'{args.input}: --score reads JSON lines (.jsonl) with "text" and "spans"')
     else:

@@ -24,6 +24,7 @@ import matplotlib
 import numpy as np
 
 from fairseq_pmlm import hypotheses, training_logs
+from fairseq_pmlm.binarize import positive
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.text import write_text
 
@@ -86,12 +87,12 @@ def find_runs(paths: list[str]) -> list[Run]:
                  for file in sorted(os.listdir(folder))] or [path]  # fmt: skip
         files = [f for f in files if os.path.isfile(f)]  # what waits for a writer would be waited for
         texts = [f for f in files if f.endswith((".log", ".txt", ".out", ".jsonl")) or (f == path and not folders)]
-        logs: list[training_logs.Log] = []
+        found: dict[str, training_logs.Log] = {}  # by what they say: --log-file and the output say the same
         for log in map(training_logs.read, texts):
-            if not any(
-                log.train == other.train and log.parts == other.parts for other in logs
-            ):  # --log-file and output
-                logs += [log] if log.train or log.parts else []
+            if log.train or log.parts:
+                # as text, in which NaN is equal to itself; only the output says what is a warning
+                found.setdefault(repr((log.train, log.parts)), log).trouble |= log.trouble
+        logs = list(found.values())
         if not logs:
             raise PMLMError(
                 f"{path}: nothing logged by fairseq-train --log-format json"
@@ -249,9 +250,12 @@ def page(runs: list[Run], shown: int) -> str:
     if names:
         rows = [[name, *(number(run.scores.get(name)) for run in runs)] for name in names]
         body += ["<h2>Scores</h2>", table(["", *(run.name for run in runs)], rows)]
-    sampled = [run for run in runs if run.samples]
+    sampled: dict[tuple, list[Run]] = {}  # by their data
+    for run in runs:
+        if run.samples:
+            sampled.setdefault(tuple(record.source for record in run.samples), []).append(run)
     if sampled:
-        body += ["<h2>Samples</h2>", sample_table(sampled, shown)]
+        body += ["<h2>Samples</h2>", *(sample_table(alike, shown) for alike in sampled.values())]
     trouble = [[run.name, text, str(count)] for run in runs for text, count in run.log.trouble.most_common(20)]
     if trouble:
         body += ["<h2>Warnings and errors</h2>", table(["run", "message", "times"], trouble, "text")]
@@ -266,27 +270,27 @@ def page(runs: list[Run], shown: int) -> str:
 
 
 def sample_table(runs: list[Run], shown: int) -> str:
-    """Inputs, references and the best hypothesis of each run, spread evenly over the data."""
-    count = min(len(run.samples) for run in runs)
+    """Inputs, references and the best hypothesis of each run, spread evenly over their common data."""
+    count = len(runs[0].samples)
     rows = []
-    for i in range(0, count, max(1, count // shown)):
+    for i in np.linspace(0, count, min(shown, count), endpoint=False, dtype=int).tolist():
         record = runs[0].samples[i]
         outputs = [run.samples[i].hypotheses[0] for run in runs]
         texts = [record.source or "", record.reference or "", *(f"{text} ({score:.2f})" for text, score in outputs)]
         rows.append([str(record.id), *(text if len(text) <= 1200 else text[:1200] + " ..." for text in texts)])
-    note = f"<p class=muted>{len(rows[:shown])} of {count}; the best hypothesis, and its score in bits.</p>"
-    return note + table(["", "source", "reference", *(run.name for run in runs)], rows[:shown], "text")
+    note = f"<p class=muted>{len(rows)} of {count}; the best hypothesis, and its score in bits.</p>"
+    return note + table(["", "source", "reference", *(run.name for run in runs)], rows, "text")
 
 
-def main():
+def main(argv=None) -> None:
     install_excepthook()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="directory of a run, or its log")
     parser.add_argument("--out", metavar="FILE", help="page to write (default: report.html in the first RUN_DIR)")
-    parser.add_argument("--samples", type=int, default=20, metavar="N", help="texts to show (default: %(default)s)")
-    args = parser.parse_args()
-    if args.samples < 1:
-        parser.error(f"--samples {args.samples}: 1 or more")
+    parser.add_argument(
+        "--samples", type=positive, default=20, metavar="N", help="texts to show (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
     runs = find_runs(args.runs)
     first = args.runs[0] if os.path.isdir(args.runs[0]) else os.path.dirname(args.runs[0])
     out = args.out or os.path.join(first, "report.html")

@@ -10,15 +10,13 @@ Or the scores.json that scripts/predict_squad.py and scripts/score.py write.
 """
 
 import argparse
-import json
-import re
 import statistics
 
+from fairseq_pmlm import training_logs
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.glue import METRICS
-from fairseq_pmlm.text import read_json, read_lines, write_text
+from fairseq_pmlm.text import read_json, write_text
 
-FIRST = ("valid", "score")
 Results = dict[tuple[str, str], float]
 
 
@@ -28,24 +26,14 @@ def best_results(path: str) -> tuple[int, Results]:
     Raises:
         PMLMError: the log has none.
     """
-    by_update: dict[int, Results] = {}
-    for _, line in read_lines(path):
-        found = re.search(r'"(valid\w*)_num_updates"', line)
-        if found is None or not line.startswith("{"):
-            continue
-        try:
-            split, values = found[1], json.loads(line)
-        except ValueError:
-            continue  # cut off, as a training that is killed leaves its last line
-        results = by_update.setdefault(int(values[f"{split}_num_updates"]), {})
-        for metric in (*METRICS, "score"):
-            if f"{split}_{metric}" in values:
-                results[split, metric] = float(values[f"{split}_{metric}"])
-    scored = [(results[FIRST], update) for update, results in by_update.items() if FIRST in results]
+    log = training_logs.read(path)
+    scored = [(score, update) for update, score in log.curve("score", "valid")]
     if not scored:
         raise PMLMError(f"{path}: no validation with a score; is this the log of a finished training?")
     _, best = max(scored)  # of equal ones the last, as fairseq does
-    return best, by_update[best]
+    found = {part: entries[best] for part, entries in log.parts.items() if part != "train" and best in entries}
+    metrics = (*METRICS, "score")
+    return best, {(part, name): values[name] for part, values in found.items() for name in metrics if name in values}
 
 
 def results_of(path: str) -> tuple[str, Results]:

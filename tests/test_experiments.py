@@ -25,7 +25,9 @@ from curves import read_curve  # noqa: E402
 from entries import main as entries_main  # noqa: E402
 from paired import difference  # noqa: E402
 from paragraphs import main as paragraphs_main  # noqa: E402
-from runner import Job, Runner, mend  # noqa: E402
+from results import Results, infilling_section  # noqa: E402
+from runner import Job, Runner  # noqa: E402
+from sst2_table import cost  # noqa: E402
 
 from fairseq_pmlm.blocks import TextBlocks  # noqa: E402
 from fairseq_pmlm.datasets import PMLMDataset  # noqa: E402
@@ -117,7 +119,7 @@ def shell(job, command):
     return ["bash", "-c", command, job]
 
 
-def make(out, name, *commands, needs=(), **facts):
+def make(name, *commands, needs=(), **facts):
     return Job(name, lambda: [shell(name, c) for c in commands], lambda: {"kind": "x", "n": 1}, needs, facts)
 
 
@@ -127,9 +129,9 @@ def test_jobs_run_once_in_order_and_go_on_after_a_failure(tmp_path):
 
     def jobs():
         return [
-            make(tmp_path, "b", f"echo b >>{log}", needs=["a"]),
-            make(tmp_path, "a", f"echo a1 >>{log}", f"test ! -e {bad}", f"echo a2 >>{log}"),
-            make(tmp_path, "c", f"echo c >>{log}"),
+            make("b", f"echo b >>{log}", needs=["a"]),
+            make("a", f"echo a1 >>{log}", f"test ! -e {bad}", f"echo a2 >>{log}"),
+            make("c", f"echo c >>{log}"),
         ]
 
     with pytest.raises(PMLMError, match=r"a failed; see .*logs/a\.log"):
@@ -148,31 +150,17 @@ def test_jobs_run_once_in_order_and_go_on_after_a_failure(tmp_path):
     assert Runner(tmp_path, jobs(), 1, 60).run()
     assert log.read_text().split() == ["a1", "a2", "b", "c"]
     with pytest.raises(PMLMError, match=r"other options \(updates: None and now 5\)"):
-        Runner(tmp_path, [make(tmp_path, "c", "true", updates=5)], 1, 60).run()
+        Runner(tmp_path, [make("c", "true", updates=5)], 1, 60).run()
 
 
 def test_jobs_stop_in_time_and_end_what_they_started(tmp_path):
     begun = time.monotonic()
-    job = make(tmp_path, "long", f"echo $$ >{tmp_path}/pid; sleep 100")
+    job = make("long", f"echo $$ >{tmp_path}/pid; sleep 100")
     assert not Runner(tmp_path, [job], 2, 1.5).run()
     assert time.monotonic() - begun < 20
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert not (tmp_path / "runs/long/result.json").exists()
-
-
-def test_a_checkpoint_that_was_cut_off_gives_way_to_the_one_before(tmp_path):
-    torch.save({"model": torch.arange(1000)}, tmp_path / "checkpoint_1_500.pt")
-    whole = (tmp_path / "checkpoint_1_500.pt").read_bytes()
-    last = tmp_path / "checkpoint_last.pt"
-    last.write_bytes(whole[:2000])
-    mend(tmp_path)
-    assert last.read_bytes() == whole
-    last.write_bytes(b"")
-    (tmp_path / "checkpoint_1_500.pt").write_bytes(whole[:100])
-    mend(tmp_path)
-    assert not list(tmp_path.iterdir())  # starts anew
-    mend(tmp_path / "not-there")
 
 
 def test_paired_differences():
@@ -216,6 +204,27 @@ def test_curves_count_what_was_trained_twice_once(tmp_path):
         read_curve(tmp_path / "log")
 
 
+def test_bits_and_right_tokens_are_of_tokens_and_not_of_spans(tmp_path):
+    (tmp_path / "charts").mkdir()
+    lengths, method = np.arange(1, 7), "at once, [M]"
+    measured = {"exact": lengths == 1, "right": lengths // 2, "bits": lengths.astype(float)}
+    np.savez(tmp_path / "m.npz", length=lengths, **{f"{name}.{method}": values for name, values in measured.items()})
+    found = Results(tmp_path, [{"kind": "measures", "facts": {"system": "ae", "seed": 1}, "file": "m.npz"}])
+    row = next(line for line in infilling_section(found, ["ae"]) if line.startswith("| AE | at once"))
+    assert row.endswith(f"| {100 / 6:.1f} / {100 * 9 / 21:.1f} | {91 / 21:.2f} |")
+
+
+def test_costs_of_a_training_that_went_on(tmp_path):
+    rows = [(217, 90, 95), (434, 30, 0), (440, 6, 0)]  # the second epoch was interrupted
+    keys = ("train_num_updates", "train_train_wall", "train_wall")
+    lines = [json.dumps(dict(zip(keys, map(str, row), strict=True))) for row in rows]
+    (tmp_path / "log").write_text('{"loss": "1", "train_wall": "9", "num_updates": "5"}\n' + "\n".join(lines))
+    assert cost(tmp_path / "log") == (440, 2.1)
+    (tmp_path / "log").write_text("nothing\n")
+    with pytest.raises(PMLMError, match="no end of an epoch"):
+        cost(tmp_path / "log")
+
+
 def test_entries_of_a_dictionary(tmp_path, capsys):
     path, out = tmp_path / "wn.dict.dz", tmp_path / "wn.txt"
     with gzip.open(path, "wt", encoding="utf-8") as file:
@@ -252,6 +261,44 @@ def test_paragraphs_of_pages(tmp_path, capsys):
     assert "2 of 5 paragraphs, 1 of 1 pages" in capsys.readouterr().out
     with pytest.raises(PMLMError, match=r"no \.html files"):
         paragraphs_main([str(out), "--out", str(tmp_path / "x")])
+
+
+STAND_IN = """() {
+    case "$1 ${2-}" in
+        "-c import torch"*) echo 0 ;;
+        -[cm]*) command python "$@" ;;
+        *) while [ $# -gt 1 ]; do
+            case $1 in --destdir | --out | --save-dir) mkdir -p "${2%/*}"; echo made >"$2" ;; esac
+            shift
+        done ;;
+    esac
+}"""
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"), [("sst2", ["Accuracy"]), ("fairytaleqa_squad", ["Over the seeds", "Beside"])]
+)
+def test_other_trainings_make_other_tables(tmp_path, name, tables):
+    """Commands that only write what they are to write, as it is what runs again that counts."""
+    (tmp_path / "data").mkdir()
+    for file in ("train.tsv", "model.pt"):
+        (tmp_path / "data" / file).write_text("a text\t1\n")
+    model = tmp_path / "data" / "model.pt"
+    stand_ins = {f"BASH_FUNC_{command}%%": STAND_IN for command in ("python", "fairseq-train")}
+    words = ["bash", HERE / f"{name}.sh", tmp_path / "data", model, model, tmp_path / "out", "1", "2", "2"]
+
+    def run(**more):
+        done = subprocess.run(words, env={**os.environ, **stand_ins, **more}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return re.findall(r"^== (.+?)(: already done| \(\d+ min .*)$", done.stdout, re.MULTILINE)
+
+    first, again, other = run(), run(), run(LR_SCRATCH="1e-3")
+    assert not [title for title, what in first if "already" in what]
+    assert {title for title, what in again if "already" in what} == {title for title, _ in first}
+    made = [title for title, what in other if "already" not in what]
+    assert any("scratch" in title for title in made)
+    assert not any("pretrained" in title or "imported" in title for title in made)
+    assert all(any(title.startswith(table) for title in made) for table in tables)
 
 
 def objectives(*args, check=True):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import report
 from commands import ROOT
@@ -109,7 +110,7 @@ def test_nothing_in_a_page_runs_or_is_fetched(tmp_path):
     (folder / "generate.txt").write_text("\n".join(lines) + "\n")
     (folder / "scores.json").write_text(json.dumps({EVIL: {"mean": 17.3}}))
     (folder / "broken.json").write_text("{")
-    script("report.py", folder)
+    report.main([str(folder)])
     page = (folder / "report.html").read_text()
     parsed = Page(page)
     assert not {"script", "img", "iframe", "object", "embed", "link", "form", "a", "foreignobject"} & set(
@@ -148,6 +149,46 @@ def test_runs_side_by_side(tmp_path):
     os.mkfifo(tmp_path / "_new" / "pipe.log")  # nobody writes into it
     page = report.page(report.find_runs([str(tmp_path / "a"), str(tmp_path / "_new")]), 5)
     assert Page(page).text.count(" _new") == 2  # in the heading, and in the legend of the loss
+
+
+def outputs(count, said="words", source="source"):
+    return "".join(f"S-{i}\t{source} {i}\nT-{i}\tref\nD-{i}\t-1\t{said} {i}\n" for i in range(count))
+
+
+@pytest.mark.parametrize(("count", "shown"), [(39, 20), (41, 20), (5, 20), (20, 20), (7, 3)])
+def test_samples_are_spread_over_all_of_the_data(count, shown, tmp_path):
+    write_log(tmp_path / "train.log")
+    (tmp_path / "out.txt").write_text(outputs(count))
+    (run,) = report.find_runs([str(tmp_path)])
+    text = Page(report.sample_table([run], shown)).text
+    numbers = [int(number) for number in re.findall(r"words (\d+)", text)]
+    assert len(numbers) == min(count, shown)
+    assert f"{len(numbers)} of {count}" in text
+    assert set(np.diff([*numbers, count])) <= {count // len(numbers), -(-count // len(numbers))}
+
+
+def test_only_hypotheses_for_the_same_sources_stand_side_by_side(tmp_path):
+    for name, source in (("a", "source"), ("b", "another"), ("c", "source")):
+        (tmp_path / name).mkdir()
+        write_log(tmp_path / name / "train.log")
+        (tmp_path / name / "out.txt").write_text(outputs(2, f"said by {name}", source))
+    page = report.page(report.find_runs([str(tmp_path / name) for name in "abc"]), 5)
+    rows = [row for row in page.split("<tr>") if "said by" in row]
+    assert [re.findall(r"(source|another) \d|said by (\w)", row) for row in rows] == [
+        *([("source", ""), ("", "a"), ("", "c")],) * 2,
+        *([("another", ""), ("", "b")],) * 2,
+    ]
+
+
+def test_one_run_is_one_whatever_it_lost(tmp_path):
+    """--log-file, which does not say what is a warning, beside the output; losses that are NaN are the same in both."""
+    lines = [*entries(3), {"loss": "nan", "num_updates": "60"}]
+    write_log(tmp_path / "a.log", "--log-file", lines=lines)
+    write_log(tmp_path / "b.out", "output", lines=lines)
+    with (tmp_path / "b.out").open("a") as f:
+        f.write("date | WARNING | x | careful\n")
+    (run,) = report.find_runs([str(tmp_path)])
+    assert run.log.trouble == {"warning: careful": 1}
 
 
 def test_many_points_are_averaged():

@@ -28,7 +28,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -40,6 +39,8 @@ import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet
 # isort: split
 import torch
 from trial_runs import PRETRAIN, ROOT, SEQ2SEQ, finish, make_pairs, make_text, parameters, read_record, start
+
+from fairseq_pmlm.distributed import free_port
 
 MINUTE = 60
 ROWS = ("kills", "writes", "truncations", "disk", "processes", "lost", "samples")
@@ -91,10 +92,7 @@ class Training:
 
     def start_many(self, count: int) -> list:
         """As *count* processes, each as torchrun would start it."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        many = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+        many = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port(-1)), "WORLD_SIZE": str(count)}
         return [self.start(rank, environment={**many, "RANK": str(rank)}) for rank in range(count)]
 
     def done(self, rank: int = 0):

@@ -92,7 +92,7 @@ def judge(reader: Reader, folder: str, name: str) -> tuple[str, str]:
 
 
 def memory(kind: str) -> int:
-    """``VmHWM`` or ``VmRSS`` of this process in bytes."""
+    """``VmSize``, ``VmRSS`` or its peak ``VmHWM`` of this process in bytes."""
     with open("/proc/self/status", encoding="ascii") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(kind))
 
@@ -100,8 +100,7 @@ def memory(kind: str) -> int:
 def child(reader: Reader, numbers: range, seed: int, limits: tuple[float, int], folder: str, out: int) -> None:
     """Run inputs and write a line of JSON of each to the pipe *out*: before it, and after it."""
     seconds, room = limits
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        now = int(statm.read().split()[0]) * resource.getpagesize()
+    now = memory("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (now + room, now + room))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

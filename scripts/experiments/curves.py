@@ -1,14 +1,13 @@
 """Learning curves out of fairseq's logs, and the charts of scripts/experiments/objectives.py."""
 
-import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 
+from fairseq_pmlm import training_logs
 from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.text import read_lines, replacing
+from fairseq_pmlm.text import replacing
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -24,20 +23,13 @@ def read_curve(log: Path) -> list[dict]:
     Raises:
         PMLMError: the log has no validation.
     """
-    points: dict[int, dict] = {}
-    for _, line in read_lines(str(log)):
-        if not line.startswith('{"'):
-            continue
-        row = json.loads(line)
-        if "valid_num_updates" in row:
-            updates = int(row["valid_num_updates"])
-            losses = {name: float(row[f"valid_{name}_loss"]) for name in LOSSES if f"valid_{name}_loss" in row}
-            points[updates] = {"updates": updates, **losses, "seconds": float(row["valid_seconds"])}
-    if not points:
+    curve, seconds = [], 0.0
+    for updates, values in sorted(training_logs.read(str(log)).parts.get("valid", {}).items()):
+        seconds += values["seconds"]
+        losses = {name: values[f"{name}_loss"] for name in LOSSES if f"{name}_loss" in values}
+        curve.append({"updates": updates, **losses, "seconds": round(seconds, 2)})
+    if not curve:
         raise PMLMError(f"{log}: no validation; is this the log of a finished training?")
-    curve = [point for _, point in sorted(points.items())]
-    for before, point in itertools.pairwise(curve):
-        point["seconds"] = round(point["seconds"] + before["seconds"], 2)
     return curve
 
 

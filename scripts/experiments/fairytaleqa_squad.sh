@@ -21,7 +21,7 @@ systems "$2" "$3"
 step questions "Questions whose answer is literal" "$OUT/squad" \
     python scripts/experiments/fairytaleqa_squad.py convert --train "$DATA/train.jsonl" --valid "$DATA/valid.jsonl" \
     --destdir "$OUT/squad"
-SYSTEMS=() before=$history
+SYSTEMS=() before=$history all=
 for model in pretrained scratch imported; do
     data=$OUT/data.${model/scratch/pretrained}
     history="$before $model ${DIGEST[$model]}"
@@ -29,7 +29,7 @@ for model in pretrained scratch imported; do
         python scripts/prepare_squad.py --train "$OUT/squad/train.json" --valid "$OUT/squad/valid.json" \
         --vocab-from "${VOCAB[$model]}" --max-source-positions "${WINDOW:-256}" --doc-stride "${STRIDE:-96}" --max-question-positions 48 \
         --destdir "$data" --overwrite
-    SCORES=() model_before=$history
+    SCORES=() model_before=$history seeds=
     for ((SEED = 1; SEED <= SEEDS; SEED++)); do
         history=$model_before
         step "$model.$SEED" "Fine-tuning, $model, seed $SEED" "$OUT/$model.$SEED" \
@@ -39,14 +39,14 @@ for model in pretrained scratch imported; do
         step "answers.$model.$SEED" "Answers, $model, seed $SEED" "$OUT/answers.$model.$SEED" \
             python scripts/predict_squad.py "$data" --path "$OUT/$model.$SEED/checkpoint_last.pt" \
             --destdir "$OUT/answers.$model.$SEED"
-        SCORES+=("$OUT/answers.$model.$SEED/scores.json")
+        SCORES+=("$OUT/answers.$model.$SEED/scores.json") seeds+=$history
     done
-    history="$model_before $SEEDS"
+    history=$seeds all+=$seeds
     step "seeds.$model" "Over the seeds, $model" "$OUT/$model.seeds.md" \
         python scripts/seeds.py "${SCORES[@]}" --out "$OUT/$model.seeds.md"
     SYSTEMS+=("$model=$OUT/answers.$model.1/predictions.json")
 done
-history="$before $SEEDS"
+history=$all
 step table "Beside answers that need no model" "$OUT/table.md" \
     python scripts/experiments/fairytaleqa_squad.py baselines --train "$OUT/squad/train.json" \
     --valid "$OUT/squad/valid.json" "${SYSTEMS[@]}" --out "$OUT/table.md"

@@ -5,7 +5,9 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-SAMPLES = 2000
+from fairseq_pmlm.scoring.base import Bootstrap
+
+BOOTSTRAP = Bootstrap(samples=2000)
 
 
 class Difference(NamedTuple):
@@ -38,11 +40,9 @@ def difference(
     gaps = np.stack([a.astype(float) - b for a, b in zip(first, second, strict=True)])  # (seeds, items)
     seeds, items = gaps.shape
     weights = np.ones(items) if weights is None else weights.astype(float)
-    rng = np.random.default_rng(12345)
-    drawn = np.empty(SAMPLES)
-    for i in range(SAMPLES):
-        times = np.bincount(rng.integers(items, size=items), minlength=items)
-        per_seed = gaps @ times / max(times @ weights, 1e-9)
-        drawn[i] = per_seed[rng.integers(seeds, size=seeds)].mean()
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Difference(float((gaps.sum(1) / weights.sum()).mean()), float(low), float(high), seeds)
+    sums = BOOTSTRAP.sums(np.column_stack([*gaps, weights]))
+    with np.errstate(invalid="ignore"):  # a resample may hold only items of no weight, which does not count
+        per_seed = sums[:, :-1] / sums[:, -1:]  # (samples, seeds)
+    trainings = np.random.default_rng(BOOTSTRAP.seed + 1).integers(seeds, size=per_seed.shape)
+    low, high = BOOTSTRAP.interval(np.take_along_axis(per_seed, trainings, axis=1).mean(1))
+    return Difference(float((gaps.sum(1) / weights.sum()).mean()), low, high, seeds)

@@ -179,10 +179,11 @@ class Plan:
         start = ["--arch", "pmlm", "--arch-from", before, "--finetune-from-model", before]
         if system == "none":
             start = self.architecture()
-        best = "--best-checkpoint-metric" in task.train(data, s.gpu)
+        train = task.train(data, s.gpu)
+        best = "--best-checkpoint-metric" in train
         keep = ("--no-last-checkpoints",) if best else ()
         commands = [
-            [*task.train(data, s.gpu), *start, *self.optimizer(budget.lr, budget.updates, budget.updates // 10 + 1),
+            [*train, *start, *self.optimizer(budget.lr, budget.updates, budget.updates // 10 + 1),
              "--batch-size", budget.batch, "--seed", seed, *keep, "--log-file", folder / "train.log",
              "--save-dir", model],
             *task.answer(data, model / f"checkpoint_{'best' if best else 'last'}.pt", folder, s.machine, s.gpu),

@@ -32,12 +32,14 @@ ASKED = {
 }
 # Table 6 of the paper, where a task is one of its own: models of base size, Wikipedia and BookCorpus
 PAPER = {"sst2": {"ae+par-relative": 93.2, "ae+par": 93.0, "ae+ar": 92.6, "ae": 92.4, "par": 92.5, "ar": 92.3}}
+ALL, FIRST, LATER = (1, 1 << 15), (1, 1), (2, 1 << 15)  # steps of a factorization order, from and to
 LIMITS = """\
 * {seeds} and one size, {layers} layers of width {width}, on {words} of text: far from the paper's 12 layers of 768 and
   16 GB. Differences of the paper's size (0.5 points of accuracy) are smaller than most intervals here.
 * Intervals are 95 %, from a bootstrap over test items and seeds together; with one or two seeds they say little about
   other seeds. No correction for the number of comparisons.
-* Losses are in bits a masked token, where the [M] slot shows [M]: elsewhere both objectives see that token.
+* Losses are in bits a masked token, where the [M] slot shows [M]: elsewhere both objectives see that token. Learning
+  curves, and the differences by updates, are of all masked tokens.
 * The vocabulary, the learning rate and the schedule are the same for all systems and were tuned for none of them.
 * Times are those of the processor in training steps, without validation; of the clock, on a GPU."""
 
@@ -68,7 +70,7 @@ class Results:
     def measures(self, system: str, seed: int) -> dict[str, np.ndarray]:
         return load(self.files[system][seed])
 
-    def losses(self, system: str, name: str, steps=(1, 1 << 15)) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    def losses(self, system: str, name: str, steps=ALL) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """Seed -> for each block of the validation text the sum of the losses *name* at these steps, and how many."""
         found = {}
         for seed in self.seeds(system):
@@ -94,9 +96,7 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
-def compare_losses(
-    results: Results, first: tuple[str, str], second: tuple[str, str], steps=(1, 1 << 15)
-) -> Difference | None:
+def compare_losses(results: Results, first: tuple[str, str], second: tuple[str, str], steps=ALL) -> Difference | None:
     """Loss of (system, name) minus that of another, with the seeds that both have."""
     a, b = (results.losses(*which, steps) for which in (first, second))
     seeds = sorted(a.keys() & b.keys())
@@ -117,11 +117,11 @@ def loss_section(results: Results, systems: Sequence[str]) -> list[str]:
         trained = list(results.trained[system].values())
         cells += [f"{trained[0]['tokens'] / 1e6:.1f}", spread([t["seconds"] / 60 for t in trained])]
         for name, steps in (
-            ("ae", (1, 1 << 15)),
-            ("par", (1, 1)),
-            ("par", (2, 1 << 15)),
-            ("par", (1, 1 << 15)),
-            ("ar", (1, 1 << 15)),
+            ("ae", ALL),
+            ("par", FIRST),
+            ("par", LATER),
+            ("par", ALL),
+            ("ar", ALL),
         ):
             losses = results.losses(system, name, steps).values()
             cells.append(spread([sums.sum() / counts.sum() for sums, counts in losses]))
@@ -144,7 +144,7 @@ def loss_section(results: Results, systems: Sequence[str]) -> list[str]:
             rows.append(
                 [what, f"{NAMES[first[0]]} − {NAMES[second[0]]}", str(found), str(found.seeds), found.verdict(True)]
             )
-    for steps, said in (((1, 1), "first step"), ((2, 1 << 15), "later steps")):
+    for steps, said in ((FIRST, "first step"), (LATER, "later steps")):
         if found := compare_losses(results, ("ae+par", "par"), ("ae+par", "ae"), steps):
             rows.append([f"{said}, one model", "PAR − AE of AE+PAR", str(found), str(found.seeds), found.verdict(True)])
     if rows:
@@ -164,11 +164,9 @@ def curve_section(results: Results) -> list[str]:
                 if point["updates"] in theirs:
                     gaps.setdefault(point["updates"], []).append(point[name] - theirs[point["updates"]])
         if gaps:
-            rows.append(
-                [f"{name.upper()} loss, AE+PAR − {NAMES[system]}", *(spread(values) for values in gaps.values())]
-            )
-            header = ["bits, after updates", *map(str, gaps)]
-    return [*table(header, rows)] if rows else []
+            header = ["bits, all masked tokens, after updates", *map(str, gaps)]
+            rows.append([f"{name.upper()} loss, AE+PAR − {NAMES[system]}", *map(spread, gaps.values())])
+    return table(header, rows) if rows else []
 
 
 def infilling_section(results: Results, systems: Sequence[str]) -> list[str]:
@@ -188,7 +186,7 @@ def infilling_section(results: Results, systems: Sequence[str]) -> list[str]:
                     right.append(100 * m[f"right.{method}"][chosen].sum() / m["length"][chosen].sum())
                 cells.append(f"{statistics.mean(exact):.1f} / {statistics.mean(right):.1f}")
                 accuracies.append(statistics.mean(right))
-            bits = spread([float(m[f"bits.{method}"].mean()) for m in per_seed])
+            bits = spread([np.average(m[f"bits.{method}"], weights=m["length"]) for m in per_seed])
             rows.append([NAMES[system], method, *cells, bits])
             drawn[f"{NAMES[system]}, {method}"] = accuracies[:-1]
     if not rows:
@@ -230,7 +228,7 @@ def infilling_section(results: Results, systems: Sequence[str]) -> list[str]:
         label = [f"{NAMES[system]}, {method}" for system, method in (first, second)]
         rows.append([" − ".join(label), *map(str, cells), str(len(seeds)), cells[1].verdict()])
     if rows:
-        lines += table(["spans of 2 to 6 tokens", "whole span", "tokens", "seeds", "tokens"], rows)
+        lines += table(["spans of 2 to 6 tokens", "whole span", "tokens", "seeds", "tokens: the first is"], rows)
     return lines
 
 

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.loading import torch_load
 from fairseq_pmlm.text import read_json, write_text
 
 PATIENCE = 30  # seconds between asking a process to end and ending it
@@ -116,7 +115,7 @@ class Runner:
         Raises:
             PMLMError: a command failed; the others are stopped. Somebody else is at it.
         """
-        lock = open(self.out / "lock", "w")  # noqa: SIM115  (held until this process ends, however it does)
+        lock = open(self.out / "lock", "w")  # noqa: SIM115  (held until this returns, or the process ends)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -177,8 +176,6 @@ class Runner:
     def command(self, running: Running) -> None:
         """Start the next command of a job."""
         words = running.commands.pop(0)
-        if "--save-dir" in words:
-            mend(Path(words[words.index("--save-dir") + 1]))
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(open(self.log(running.job), "a", encoding="utf-8"))
             log.write("+ " + " ".join(words) + "\n")
@@ -237,23 +234,3 @@ def differing(ours: dict, theirs: dict) -> str:
     """The options that differ, for a message."""
     keys = [key for key in dict.fromkeys([*ours, *theirs]) if ours.get(key) != theirs.get(key)]
     return ", ".join(f"{key}: {ours.get(key)} and now {theirs.get(key)}" for key in keys)
-
-
-def mend(save_dir: Path) -> None:
-    """See to it that a training that was killed while it wrote a checkpoint can go on from the one before.
-
-    fairseq writes ``checkpoint_EPOCH_UPDATE.pt`` and copies it to ``checkpoint_last.pt``.
-    """
-    last = save_dir / "checkpoint_last.pt"
-    candidates = sorted(save_dir.glob("checkpoint_*_*.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in [last, *candidates] if last.exists() or candidates else []:
-        try:
-            torch_load(str(path), map_location="cpu", mmap=True)
-        except (PMLMError, OSError):
-            path.unlink(missing_ok=True)
-            continue
-        if path != last:
-            temporary = last.with_suffix(".tmp")
-            shutil.copyfile(path, temporary)
-            os.replace(temporary, last)
-        return

@@ -17,7 +17,7 @@ history="$EPOCHS $BATCH $(sha256sum "$DATA"/*.tsv)"
 source "$(dirname "$0")/systems.sh"
 systems "$2" "$3"
 UPDATES=$((($(wc -l <"$DATA/train.tsv") + BATCH - 1) / BATCH * EPOCHS))
-before=$history
+before=$history all=
 for model in pretrained scratch imported; do
     data=$OUT/data.${model/scratch/pretrained}
     history="$before $model ${DIGEST[$model]}"
@@ -36,9 +36,10 @@ for model in pretrained scratch imported; do
         step "labels.$model.$SEED" "Labels, $model, seed $SEED" "$OUT/labels.$model.$SEED" \
             python scripts/predict.py "$data/test.jsonl" --path "$RUN/checkpoint_best.pt" --data "$data" \
             --format label --out "$OUT/labels.$model.$SEED"
+        all+=$history
     done
 done
-history="$before $SEEDS"
+history=$all
 step table "Accuracy" "$OUT/table.md" \
     python scripts/experiments/sst2_table.py "$OUT" --seeds "$SEEDS" --out "$OUT/table.md"
 cat "$OUT/table.md"

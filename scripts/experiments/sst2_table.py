@@ -5,14 +5,14 @@ python scripts/experiments/sst2_table.py OUT --seeds 3 --out OUT/table.md
 """
 
 import argparse
-import json
-import re
 import statistics
 from pathlib import Path
 
 import numpy as np
 from paired import difference
 
+from fairseq_pmlm import training_logs
+from fairseq_pmlm.binarize import positive
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.hub import load
 from fairseq_pmlm.hypotheses import read_segments
@@ -26,22 +26,24 @@ SYSTEMS = {
 
 
 def cost(log: Path) -> tuple[int, float]:
-    """Updates and minutes of a training, from its log.
+    """Updates of a training and the minutes they took, from its log.
+
+    Not fairseq's ``wall``, which says 0 ever after in a training that has gone on after an interruption.
 
     Raises:
         PMLMError: it does not say.
     """
-    rows = [json.loads(line) for line in read_segments(str(log)) if re.match(r'\{.*"train_wall"', line)]
-    if not rows:
+    epochs = training_logs.read(str(log)).curve("train_wall", "train")
+    if not epochs:
         raise PMLMError(f"{log}: no end of an epoch; is this the log of a finished training?")
-    return int(rows[-1]["train_num_updates"]), float(rows[-1]["train_wall"]) / 60
+    return epochs[-1][0], sum(seconds for _, seconds in epochs) / 60
 
 
 def main(argv=None) -> None:
     install_excepthook()
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path, metavar="OUT", help="output directory of sst2.sh")
-    parser.add_argument("--seeds", type=int, required=True, help="trainings of each system")
+    parser.add_argument("--seeds", type=positive, required=True, help="trainings of each system")
     parser.add_argument("--out", required=True, metavar="FILE", help="write the table here")
     args = parser.parse_args(argv)
     correct, rows = {}, []

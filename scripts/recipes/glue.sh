@@ -137,7 +137,7 @@ ADAM=(adam)
 [ -z "$DECAY" ] || ADAM=(pmlm_layer_decay --layer-lr-decay "$DECAY")
 echo "$TEXTS records, $EPOCHS epochs: $UPDATES updates of $BATCH texts, $((BATCH / ACCUMULATE)) at a time, $ACCUMULATE times"
 
-before=$history LOGS=()
+before=$history all= LOGS=()
 for ((SEED = 1; SEED <= SEEDS; SEED++)); do
     history=$before  # one seed is no input of the next
     step "seed$SEED" "Fine-tuning, seed $SEED of $SEEDS" "$OUT/seed$SEED" \
@@ -150,9 +150,9 @@ for ((SEED = 1; SEED <= SEEDS; SEED++)); do
         --max-update "$UPDATES" --batch-size $((BATCH / ACCUMULATE)) --required-batch-size-multiple 1 \
         --update-freq "$ACCUMULATE" "${MACHINE[@]}" --best-checkpoint-metric score --maximize-best-checkpoint-metric \
         --seed "$SEED" --log-interval 50 --no-epoch-checkpoints --save-dir "$OUT/seed$SEED"
-    LOGS+=("$OUT/logs/seed$SEED.log")
+    LOGS+=("$OUT/logs/seed$SEED.log") all+=$history
 done
-history="$before $SEEDS"
+history=$all
 step table "Mean and standard deviation" "$OUT/table.md" \
     python scripts/seeds.py "${LOGS[@]}" --out "$OUT/table.md"
 echo

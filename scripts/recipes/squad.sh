@@ -133,7 +133,7 @@ METRIC=f1
 [ "$VERSION" = 1.1 ] || METRIC=best_f1
 echo "$WINDOWS windows, $EPOCHS epochs: $UPDATES updates of $BATCH windows, $((BATCH / ACCUMULATE)) at a time, $ACCUMULATE times"
 
-before=$history SCORES=()
+before=$history all= SCORES=()
 for ((SEED = 1; SEED <= SEEDS; SEED++)); do
     history=$before  # one seed is no input of the next
     step "seed$SEED" "Fine-tuning, seed $SEED of $SEEDS" "$OUT/seed$SEED" \
@@ -147,9 +147,9 @@ for ((SEED = 1; SEED <= SEEDS; SEED++)); do
     step "answers$SEED" "Answers, seed $SEED of $SEEDS" "$OUT/answers$SEED" \
         python scripts/predict_squad.py "$OUT/data" --path "$OUT/seed$SEED/checkpoint_best.pt" --split valid \
         --destdir "$OUT/answers$SEED" --batch-size "$FIT" "${DEVICE[@]}"
-    SCORES+=("$OUT/answers$SEED/scores.json")
+    SCORES+=("$OUT/answers$SEED/scores.json") all+=$history
 done
-history="$before $SEEDS"
+history=$all
 step table "Mean and standard deviation" "$OUT/table.md" python scripts/seeds.py "${SCORES[@]}" --out "$OUT/table.md"
 echo
 cat "$OUT/table.md"
