@@ -13,6 +13,7 @@ fairseq-generate, whose texts are shown, and scores, as score.py --save-json wri
 import argparse
 import html
 import io
+import itertools
 import json
 import math
 import os
@@ -33,6 +34,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import EngFormatter
 
 POINTS = 1500  # of a curve; more are averaged
+MOST_SCORES = 200  # of a run; more are nothing to look at
 # title, what is logged, unit
 CHARTS = [
     ("Loss", ("loss",), "bits"),
@@ -120,14 +122,14 @@ def read_samples(files: list[str]) -> list[hypotheses.Record]:
 
 
 def read_scores(files: list[str]) -> dict[str, float]:
-    """All numbers in JSON files, under the names of file and keys: ``scores.json rouge1 mean``."""
+    """The first ``MOST_SCORES`` numbers in JSON files, under names of file and keys: ``scores.json rouge1 mean``."""
     found: dict[str, float] = {}
 
     def visit(name, value, depth):
         if isinstance(value, dict) and depth < 4:
             for key, part in value.items():
                 visit(f"{name} {key}", part, depth + 1)
-        elif isinstance(value, (int, float)) and not isinstance(value, bool) and len(found) < 200:
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
             found[name[:200]] = value
 
     for file in files:
@@ -136,7 +138,9 @@ def read_scores(files: list[str]) -> dict[str, float]:
                 visit(os.path.basename(file), json.load(f), 0)
         except (OSError, ValueError, RecursionError) as error:
             print(f"note: {file} is left out ({type(error).__name__})")
-    return found
+    if len(found) > MOST_SCORES:
+        print(f"note: {len(found):,} numbers in {' '.join(files)}; the first {MOST_SCORES} are shown")
+    return dict(itertools.islice(found.items(), MOST_SCORES))
 
 
 def thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

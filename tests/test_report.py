@@ -243,3 +243,10 @@ def test_hydra_trains_by_a_yaml_file_and_the_report_reads_what_it_logs(work, tmp
 
 def test_one_clear_line(tmp_path):
     one_error_line(script("report.py", tmp_path / "none", check=False), "none: no such file or directory")
+
+
+def test_numbers_left_out_are_counted(tmp_path, capsys):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps({str(i): i for i in range(report.MOST_SCORES + 3)}))
+    assert list(report.read_scores([str(path)]).values()) == list(range(report.MOST_SCORES))
+    assert f"{report.MOST_SCORES + 3} numbers" in capsys.readouterr().out

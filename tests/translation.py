@@ -54,7 +54,7 @@ def start(command, *args, **env):
 
 
 def finish(process, check=True):
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=600)
     assert not check or process.returncode == 0, stderr
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 

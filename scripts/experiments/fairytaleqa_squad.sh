@@ -14,7 +14,7 @@ set -euo pipefail
 DATA=$(realpath "$1") OUT=$(realpath -m "$4") UPDATES=${5:-600} BATCH=${6:-16} SEEDS=${7:-3} NAME=fairytaleqa_squad.sh
 declare -A RATE=(
     [pretrained]=${LR_PRETRAINED:-5e-4} [scratch]=${LR_SCRATCH:-5e-4} [imported]=${LR_IMPORTED:-1e-4})
-history="$UPDATES $BATCH"
+history="$UPDATES $BATCH $(sha256sum "$DATA"/{train,valid}.jsonl)"
 # shellcheck disable=SC1091
 source "$(dirname "$0")/systems.sh"
 systems "$2" "$3"

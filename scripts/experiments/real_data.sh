@@ -19,7 +19,7 @@ cd "$(dirname "$0")/../.."
 set --  # or setup.sh would take this script's arguments for extras
 # shellcheck disable=SC1091
 source scripts/setup.sh
-history="$MINUTES"
+history="$MINUTES $(sha256sum "$DATA"/{train,valid}.jsonl "$CHECKPOINT")"
 # shellcheck disable=SC1091
 source scripts/steps.sh
 export OMP_NUM_THREADS=1

@@ -14,7 +14,7 @@ cd "$(dirname "$0")/../.."
 set --  # or setup.sh would take this script's arguments for extras
 # shellcheck disable=SC1091
 source scripts/setup.sh
-history=""
+history=$(find "$TEXT/english" "$TEXT/reviews" -type f -exec sha256sum {} + | sort)
 # shellcheck disable=SC1091
 source scripts/steps.sh
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
