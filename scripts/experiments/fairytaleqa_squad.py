@@ -14,13 +14,17 @@ import argparse
 import json
 import random
 import re
+import statistics
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+from paired import difference
+
 from fairseq_pmlm.errors import PMLMError, install_excepthook
-from fairseq_pmlm.scoring.squad import exact_and_f1, score_squad
+from fairseq_pmlm.scoring.squad import exact_and_f1
 from fairseq_pmlm.squad.reader import SquadFile
-from fairseq_pmlm.text import Counts, read_records, text_value, write_text
+from fairseq_pmlm.text import Counts, read_json, read_records, text_value, write_text
 
 AROUND = 60  # characters on each side in which question words are counted
 STOP = {
@@ -97,15 +101,45 @@ def baselines(train: Path, valid: Path, seed: int) -> dict[str, dict[str, str]]:
     return found
 
 
-def table(rows: dict[str, dict[str, str]], valid: Path) -> str:
-    """EM and F1 of each system, with 95 % intervals, as Markdown."""
+def table(rows: dict[str, list[dict[str, str]]], valid: Path, paired: list[str]) -> str:
+    """EM and F1 of each system, over its seeds, with 95 % intervals, as Markdown.
+
+    Args:
+        rows: name -> for each seed, id -> answer.
+        valid: the questions.
+        paired: two systems to compare, or fewer.
+
+    Raises:
+        PMLMError: a question has no prediction.
+    """
     references = {number: answers for number, *_, answers in read_questions(valid)}
-    lines = [f"| {len(references):,} questions | exact match | F1 |", "|---|---|---|"]
-    for name, predictions in rows.items():
-        values = score_squad(predictions, references, "1.1").scores.values
-        cells = (f"{values[m].mean:.1f} [{values[m].low:.1f}, {values[m].high:.1f}]" for m in ("exact", "f1"))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    values: dict[str, list[np.ndarray]] = {}  # for each seed (2, questions): exact match and F1, in percent
+    for name, seeds in rows.items():
+        if missing := [number for answers in seeds for number in references if number not in answers]:
+            raise PMLMError(f"{name}: no prediction for question {missing[0]} (and {len(missing) - 1:,} more)")
+        values[name] = [
+            100.0 * np.array([exact_and_f1(found[number], texts, "1.1") for number, texts in references.items()]).T
+            for found in seeds
+        ]
+    lines = [f"| {len(references):,} questions | seeds | exact match | F1 |", "|---|---|---|---|"]
+    for name, seeds in values.items():
+        cells = [over_seeds([seed[i] for seed in seeds]) for i in (0, 1)]
+        lines.append(f"| {name} | {len(seeds)} | {' | '.join(cells)} |")
+    if len(paired) == 2 and len({len(rows[name]) for name in paired}) == 1:
+        exact, f1 = (difference(*([seed[i] for seed in values[name]] for name in paired)) for i in (0, 1))
+        lines += [
+            "",
+            f"{paired[0]} minus {paired[1]}, paired, with 95 % intervals: exact match {exact} ({exact.verdict()}), "
+            f"F1 {f1} ({f1.verdict()}).",
+        ]
     return "\n".join(lines) + "\n"
+
+
+def over_seeds(values: list[np.ndarray]) -> str:
+    """Mean and 95 % interval over seeds and questions; the standard deviation over seeds, where there are several."""
+    overall = difference(values, [np.zeros_like(seed) for seed in values])
+    spread = f" ± {statistics.stdev(float(seed.mean()) for seed in values):.1f}" if len(values) > 1 else ""
+    return f"{overall.mean:.1f}{spread} [{overall.low:.1f}, {overall.high:.1f}]"
 
 
 def main(argv=None) -> None:
@@ -118,7 +152,9 @@ def main(argv=None) -> None:
             command.add_argument(f"--{part}", type=Path, required=True, metavar="FILE")
     commands.choices["convert"].add_argument("--destdir", type=Path, required=True, metavar="DIR")
     command = commands.choices["baselines"]
-    command.add_argument("systems", nargs="*", metavar="NAME=FILE", help="predictions of other systems, id -> text")
+    command.add_argument(
+        "systems", nargs="*", metavar="NAME=FILE", help="predictions of a system, id -> text; again for each seed"
+    )
     command.add_argument("--out", required=True, metavar="FILE", help="write the table here")
     command.add_argument("--seed", type=int, default=0, help="draws the random sentences")
     args = parser.parse_args(argv)
@@ -127,13 +163,15 @@ def main(argv=None) -> None:
         for part in ("train", "valid"):
             convert(str(getattr(args, part)), args.destdir / f"{part}.json", part)
         return
-    rows = {}
+    rows: dict[str, list] = {}
     for system in args.systems:
         name, separator, path = system.rpartition("=")
         if not separator:
             raise PMLMError(f"{system}: expected NAME=FILE")
-        rows[name] = json.loads(Path(path).read_text(encoding="utf-8"))
-    text = table(rows | baselines(args.train, args.valid, args.seed), args.valid)
+        rows.setdefault(name, []).append(read_json(path))
+    paired = list(rows)[:2]
+    rows |= {name: [answers] for name, answers in baselines(args.train, args.valid, args.seed).items()}
+    text = table(rows, args.valid, paired)
     write_text(args.out, text)
     print(text, end="")
 

@@ -7,7 +7,7 @@
 # DATA holds train.jsonl and valid.jsonl as published. PRETRAINED and IMPORTED are checkpoints beside their dict.txt and
 # tokenizer, or, where these lie elsewhere, CHECKPOINT:DIR. UPDATES (default: 600) of BATCH (16) windows are those of each
 # model, for SEEDS (3) seeds; LR_PRETRAINED, LR_SCRATCH and LR_IMPORTED (5e-4, 5e-4, 1e-4) their learning rates; windows have
-# WINDOW (256) tokens and start STRIDE (96) tokens after each other. OUT/table.md has all systems of seed 1 with intervals,
+# WINDOW (256) tokens and start STRIDE (96) tokens after each other. OUT/table.md has all systems with intervals,
 # OUT/*.seeds.md mean and deviation over the seeds.
 set -euo pipefail
 [ $# -ge 4 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
@@ -39,12 +39,11 @@ for model in pretrained scratch imported; do
         step "answers.$model.$SEED" "Answers, $model, seed $SEED" "$OUT/answers.$model.$SEED" \
             python scripts/predict_squad.py "$data" --path "$OUT/$model.$SEED/checkpoint_last.pt" \
             --destdir "$OUT/answers.$model.$SEED"
-        SCORES+=("$OUT/answers.$model.$SEED/scores.json") seeds+=$history
+        SCORES+=("$OUT/answers.$model.$SEED/scores.json") SYSTEMS+=("$model=$OUT/answers.$model.$SEED/predictions.json") seeds+=$history
     done
     history=$seeds all+=$seeds
     step "seeds.$model" "Over the seeds, $model" "$OUT/$model.seeds.md" \
         python scripts/seeds.py "${SCORES[@]}" --out "$OUT/$model.seeds.md"
-    SYSTEMS+=("$model=$OUT/answers.$model.1/predictions.json")
 done
 history=$all
 step table "Beside answers that need no model" "$OUT/table.md" \
