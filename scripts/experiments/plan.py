@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curves import read_curve
+from fairseq.data import Dictionary
 from finetuning_tasks import TASKS, Task, fairseq, script
+from loss_by_step import unigram_entropy
 from runner import Job
 from settings import LONGER, QUESTIONS, SYSTEMS, Setting
 
@@ -86,7 +88,11 @@ class Plan:
                        "--sentencepiece-lines", 200_000, "--valid-fraction", s.valid, "--destdir", self.corpus,
                        *(("--character-coverage", 1) if s.vocabulary < 100 else ()), "--overwrite")
             ],
-            lambda: {"kind": "text", "words": sum(count_words(file) for file in files)},
+            lambda: {
+                "kind": "text",
+                "words": sum(count_words(file) for file in files),
+                "entropy": unigram_entropy(str(self.corpus / "train"), Dictionary.load(str(self.corpus / "dict.txt"))),
+            },
             facts={"files": sizes(self.text), "vocabulary": s.vocabulary,
                    "valid": s.valid},
         )  # fmt: skip

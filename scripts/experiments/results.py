@@ -49,7 +49,8 @@ class Results:
 
     def __init__(self, out: Path, results: Sequence[dict]):
         self.out = out
-        self.words = next((result["words"] for result in results if result["kind"] == "text"), 0)
+        text = next((result for result in results if result["kind"] == "text"), {})
+        self.words, self.entropy = text.get("words", 0), text.get("entropy")
         self.trained: dict[str, dict[int, dict]] = {}
         self.files: dict[str, dict[int, Path]] = {}
         self.scores: dict[str, dict[str, dict[int, np.ndarray]]] = {}
@@ -110,6 +111,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def loss_section(results: Results, systems: Sequence[str]) -> list[str]:
     """Validation losses of each system, and the two comparisons of "one pass, two objectives"."""
     rows = []
+    if results.entropy is not None:
+        rows.append(["frequencies of the tokens alone", "", "", "", *[f"{results.entropy:.2f}"] * 5])
     for system in systems:
         if not results.seeds(system):
             continue
