@@ -281,7 +281,7 @@ STAND_IN = """() {
 def test_other_trainings_make_other_tables(tmp_path, name, tables):
     """Commands that only write what they are to write, as it is what runs again that counts."""
     (tmp_path / "data").mkdir()
-    for file in ("train.tsv", "model.pt"):
+    for file in ("train.tsv", "train.jsonl", "valid.jsonl", "model.pt"):
         (tmp_path / "data" / file).write_text("a text\t1\n")
     model = tmp_path / "data" / "model.pt"
     stand_ins = {f"BASH_FUNC_{command}%%": STAND_IN for command in ("python", "fairseq-train")}
