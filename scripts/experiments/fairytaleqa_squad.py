@@ -22,7 +22,7 @@ import numpy as np
 from paired import difference
 
 from fairseq_pmlm.errors import PMLMError, install_excepthook
-from fairseq_pmlm.scoring.squad import exact_and_f1
+from fairseq_pmlm.scoring.squad import exact_and_f1, score_squad
 from fairseq_pmlm.squad.reader import SquadFile
 from fairseq_pmlm.text import Counts, read_json, read_records, text_value, write_text
 
@@ -110,23 +110,22 @@ def table(rows: dict[str, list[dict[str, str]]], valid: Path, paired: list[str])
         paired: two systems to compare, or fewer.
 
     Raises:
-        PMLMError: a question has no prediction.
+        PMLMError: a prediction is missing; see :func:`~fairseq_pmlm.scoring.squad.score_squad`.
     """
     references = {number: answers for number, *_, answers in read_questions(valid)}
-    values: dict[str, list[np.ndarray]] = {}  # for each seed (2, questions): exact match and F1, in percent
-    for name, seeds in rows.items():
-        if missing := [number for answers in seeds for number in references if number not in answers]:
-            raise PMLMError(f"{name}: no prediction for question {missing[0]} (and {len(missing) - 1:,} more)")
-        values[name] = [
-            100.0 * np.array([exact_and_f1(found[number], texts, "1.1") for number, texts in references.items()]).T
-            for found in seeds
-        ]
+    # name -> for each seed "exact" and "f1" of all questions, in percent
+    values = {
+        name: [score_squad(found, references, "1.1").scores.per_segment for found in seeds]
+        for name, seeds in rows.items()
+    }
     lines = [f"| {len(references):,} questions | seeds | exact match | F1 |", "|---|---|---|---|"]
     for name, seeds in values.items():
-        cells = [over_seeds([seed[i] for seed in seeds]) for i in (0, 1)]
+        cells = [over_seeds([seed[metric] for seed in seeds]) for metric in ("exact", "f1")]
         lines.append(f"| {name} | {len(seeds)} | {' | '.join(cells)} |")
     if len(paired) == 2 and len({len(rows[name]) for name in paired}) == 1:
-        exact, f1 = (difference(*([seed[i] for seed in values[name]] for name in paired)) for i in (0, 1))
+        exact, f1 = (
+            difference(*([seed[metric] for seed in values[name]] for name in paired)) for metric in ("exact", "f1")
+        )
         lines += [
             "",
             f"{paired[0]} minus {paired[1]}, paired, with 95 % intervals: exact match {exact} ({exact.verdict()}), "
