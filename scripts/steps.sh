@@ -1,4 +1,4 @@
-# Sourced by demo.sh and by the recipes: steps that are skipped when they are done, commands that are echoed as they run.
+# Sourced by demo.sh, the recipes and the experiments: steps that are skipped when they are done, commands that are echoed as they run.
 #
 # Set before: OUT (directory), NAME (of the script, for messages), history (what led here: a step runs again when its
 # own command or anything before it has changed).
@@ -15,6 +15,12 @@ echo_command() {
         esac
     done
     echo "$line"
+}
+
+# machine: sets MACHINE to fairseq's options for one process, on a GPU where there is one.
+machine() {
+    MACHINE=(--cpu)
+    [ "$(python -c "import torch; print(torch.cuda.device_count())")" -eq 0 ] || MACHINE=(--distributed-world-size 1)
 }
 
 # step NAME "what it is" OUTPUT COMMAND...: run COMMAND unless it has completed before and OUTPUT still exists.

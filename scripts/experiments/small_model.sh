@@ -18,8 +18,7 @@ history=$(find "$TEXT/english" "$TEXT/reviews" -type f -exec sha256sum {} + | so
 # shellcheck disable=SC1091
 source scripts/steps.sh
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-MACHINE=(--cpu)
-[ "$(python -c "import torch; print(torch.cuda.device_count())")" -eq 0 ] || MACHINE=(--distributed-world-size 1)
+machine
 
 step english "General English" "$OUT/english" \
     python scripts/prepare_pretraining.py --text "$TEXT/english" --vocab-size 12000 --sentencepiece-lines 300000 \

@@ -24,8 +24,7 @@ systems() {
     # shellcheck disable=SC1091
     source scripts/steps.sh
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-    MACHINE=(--cpu)
-    [ "$(python -c "import torch; print(torch.cuda.device_count())")" -eq 0 ] || MACHINE=(--distributed-world-size 1)
+    machine
 }
 
 # train MODEL SEED SAVE_DIR DATA OPTION...: fine-tune MODEL (pretrained, scratch or imported).
