@@ -1,4 +1,4 @@
-"""Binarized text, checked before it is read: fairseq believes whatever an index says.
+"""Binarized text, checked before it is read (fairseq believes whatever an index says), and what its tokens hold.
 
 ``PREFIX.idx`` holds the name of the format (9 bytes), its version (8), a code for the type of the numbers (1), how many
 items there are (8), then the size of each (int32), and where in ``PREFIX.bin`` each begins, in bytes (int64).
@@ -10,7 +10,8 @@ import struct
 from collections.abc import Iterator
 
 import numpy as np
-from fairseq.data import Dictionary
+import torch
+from fairseq.data import Dictionary, data_utils
 from fairseq.data.huffman import HuffmanMMapIndex
 from fairseq.data.indexed_dataset import IndexedDataset, MMapIndexedDataset, _code_to_dtype
 
@@ -148,3 +149,21 @@ def check_tokens(tokens: np.ndarray, types: int, where: str) -> None:
             f"{where} holds token {found}, and the dictionary has {types:,} symbols, from 0; it is damaged, or was "
             "binarized with another dict.txt"
         )
+
+
+def unigram_entropy(prefix: str, dictionary: Dictionary) -> float:
+    """Entropy, in bits, of the tokens of the binarized text at *prefix*, without </s>.
+
+    Raises:
+        PMLMError: there is no such text.
+    """
+    dataset = data_utils.load_indexed_dataset(prefix, dictionary)
+    if dataset is None:
+        raise PMLMError(f"{prefix}.bin does not exist")
+    counts = np.zeros(len(dictionary), np.int64)
+    for start in range(0, len(dataset), 10000):
+        lines = torch.cat([dataset[i] for i in range(start, min(start + 10000, len(dataset)))])
+        counts += np.bincount(lines.numpy(), minlength=len(dictionary))
+    counts[dictionary.eos()] = 0
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log2(share)).sum())

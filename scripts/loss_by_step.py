@@ -19,9 +19,9 @@ import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet
 import numpy as np
 import torch
 from fairseq import checkpoint_utils, utils
-from fairseq.data import data_utils
 from tqdm import tqdm
 
+from fairseq_pmlm.binarized import unigram_entropy
 from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.tasks.pmlm import PMLMTask
 from fairseq_pmlm.text import write_text
@@ -77,20 +77,6 @@ def losses(model, task, dataset, max_tokens, device):
         shown = net_input["tokens"][rows, masked].eq(task.dictionary.index("<mask>"))
         steps = -net_input["steps"][rows, pseudo]
         yield torch.stack([steps[shown].double(), ae[shown].double(), par[shown].double()], dim=1).cpu().numpy()
-
-
-def unigram_entropy(prefix, dictionary):
-    """Entropy, in bits, of the tokens of the binarized text at *prefix*, without </s>."""
-    dataset = data_utils.load_indexed_dataset(prefix, dictionary)
-    if dataset is None:
-        raise PMLMError(f"{prefix}.bin does not exist")
-    counts = np.zeros(len(dictionary), np.int64)
-    for start in range(0, len(dataset), 10000):
-        lines = torch.cat([dataset[i] for i in range(start, min(start + 10000, len(dataset)))])
-        counts += np.bincount(lines.numpy(), minlength=len(dictionary))
-    counts[dictionary.eos()] = 0
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log2(share)).sum())
 
 
 def summary(rows, name, first, last):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # baselines.py (for quality_table), loss_by_step.py
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # baselines.py, for quality_table
 
 from quality_table import references_of
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from curves import read_curve
 from fairseq.data import Dictionary
 from finetuning_tasks import TASKS, Task, fairseq, script
-from loss_by_step import unigram_entropy
 from runner import Job
 from settings import LONGER, QUESTIONS, SYSTEMS, Setting
 
+from fairseq_pmlm.binarized import unigram_entropy
 from fairseq_pmlm.text import list_files, read_json, read_lines
 
 HERE = Path(__file__).resolve().parent
