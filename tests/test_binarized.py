@@ -31,6 +31,16 @@ def test_sound_files_pass(dtype, tmp_path):
     binarized.check(str(tmp_path / "none"))
 
 
+@pytest.mark.parametrize(
+    ("lines", "bits"), [(LINES, np.log2(5)), ([[5, 5, 6, 2], [5, 2], [2]], 2 - 0.75 * np.log2(3)), ([[7, 2]], 0)]
+)
+def test_unigram_entropy(tmp_path, lines, bits):
+    prefix = write(tmp_path / "a", lines, dtype=np.int32)
+    assert binarized.unigram_entropy(prefix, small_dictionary()) == pytest.approx(bits)
+    with pytest.raises(PMLMError, match=r"b\.bin does not exist"):
+        binarized.unigram_entropy(str(tmp_path / "b"), small_dictionary())
+
+
 def test_chunks_do_not_matter(tmp_path, monkeypatch):
     monkeypatch.setattr(binarized, "CHUNK", 2)
     prefix = write(tmp_path / "a", [*LINES] * 5)

@@ -20,6 +20,7 @@ QUESTIONS = {
     "one-symbol": ("ae+par", ("--variant", "one-symbol"), "ae+par"),
     "blind-originals": ("ae+par", ("--variant", "blind-originals"), "ae+par"),
     "no-placeholders": ("par", ("--variant", "no-placeholders"), "par"),
+    "par-corrupted": ("par", ("--corrupt-pseudo",), "par"),
 }
 LONGER = {"ae-longer": "ae", "par-longer": "par"}  # for as long as AE+PAR takes
 
