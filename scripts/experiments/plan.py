@@ -138,6 +138,9 @@ class Plan:
 
         def train() -> list:
             number = updates()
+            if longer and number == s.updates:  # it would be that training again, to the last bit
+                made = self.folder(longer, seed)
+                return [["cp", "-R", str(made / "model"), str(made / "train.log"), str(folder)]]
             return [
                 fairseq(
                     "train", self.corpus, "--user-dir", HERE / "variants", "--task", "pmlm_variants", "--criterion",

@@ -22,6 +22,8 @@ NAMES = {
     "ae+par-relative": "AE+PAR, relative positions",
     "ae-longer": "AE, as long as AE+PAR takes",
     "par-longer": "PAR, as long as AE+PAR takes",
+    "corrupted": "AE+PAR, [P] corrupted",
+    "par-corrupted": "PAR, [P] corrupted",
 }
 ASKED = {
     "corrupted": "[P] slots corrupted 80/10/10 with the draw of [M]",
@@ -137,6 +139,8 @@ def loss_section(results: Results, systems: Sequence[str]) -> list[str]:
         ("AE loss, equal time", ("ae+par", "ae"), ("ae-longer", "ae")),
         ("PAR loss, equal tokens", ("ae+par", "par"), ("par", "par")),
         ("PAR loss, equal time", ("ae+par", "par"), ("par-longer", "par")),
+        ("PAR loss, equal tokens", ("ae+par", "par"), ("par-corrupted", "par")),
+        ("PAR loss, equal tokens", ("corrupted", "par"), ("par-corrupted", "par")),
         ("AE loss", ("ae+ar", "ae"), ("ae", "ae")),
         ("AR loss", ("ae+ar", "ar"), ("ar", "ar")),
         ("AE loss", ("ae+par-relative", "ae"), ("ae+par", "ae")),
@@ -301,7 +305,7 @@ def write_report(
     """
     found = Results(out, results)
     (out / "charts").mkdir(exist_ok=True)
-    shown = [name for name in (*systems, "ae-longer", "par-longer") if found.trained.get(name)]
+    shown = [name for name in (*systems, "ae-longer", "par-longer", "par-corrupted") if found.trained.get(name)]
     if found.trained:
         curves = {NAMES[name]: [r["curve"] for _, r in sorted(found.trained[name].items())] for name in shown}
         draw_curves(out / "charts" / "curves.png", curves, setting.batch * (setting.block - 3))
