@@ -1,16 +1,11 @@
-"""What the prepare scripts share: encode in parallel, call fairseq's preprocessing, publish a directory at once."""
+"""What the prepare scripts share: encode in parallel, and call fairseq's preprocessing."""
 
 import contextlib
 import os
-import platform
 import re
 import shlex
-import shutil
-import signal
 import subprocess
 import sys
-import threading
-from argparse import ArgumentParser
 from collections import Counter
 from dataclasses import dataclass
 from typing import Iterable, Iterator
@@ -19,7 +14,7 @@ from fairseq.data import indexed_dataset
 from tqdm import tqdm
 
 from . import tokenizer_files
-from .bpe import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, UNK
+from .bpe import UNK
 from .errors import PMLMError
 from .text import read_lines
 from .wordpiece import CONFIG
@@ -33,130 +28,6 @@ OURS = re.compile(
     + rf"|dict(\.\w+)?\.txt|{ENCODED}|(train|valid|test)(\.src-tgt\.(src|tgt))?\.(bin|idx)"
     + r"|(train|valid|test)\.(src|tgt|ref\d+)\.txt|report\.json|plan|shard\d+"
 )
-
-
-def add_output_arguments(parser: ArgumentParser) -> None:
-    """Options that all prepare scripts have."""
-    parser.add_argument("--destdir", required=True, metavar="DIR", help="directory to write; appears when complete")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the corpus in --destdir (refused if it holds other files)"
-    )
-
-
-def add_common_arguments(parser: ArgumentParser) -> None:
-    """Those, and what comes with calling ``fairseq-preprocess``."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    add_output_arguments(parser)
-    parser.add_argument(
-        "--workers",
-        type=positive,
-        default=cpus,
-        metavar="N",
-        help="processes that encode and binarize; the output is the same for any N (default: CPU cores, %(default)s)",
-    )
-    parser.add_argument(
-        "--keep-encoded",
-        action="store_true",
-        help=f"keep the encoded text in DIR/{ENCODED}, so that the fairseq-preprocess command printed can be run again",
-    )
-
-
-def positive(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
-@contextlib.contextmanager
-def building(
-    destdir: str, overwrite: bool, ours: re.Pattern = OURS, option: str = "--destdir", what: str = "a corpus"
-) -> Iterator[str]:
-    """A temporary directory beside *destdir* that becomes *destdir* when the block ends, and vanishes if it fails.
-
-    Args:
-        destdir: the directory to write.
-        overwrite: whether to replace one that is there.
-        ours: names of the files that such a directory may hold.
-        option: what to call *destdir* in messages.
-        what: what to call its contents.
-
-    Raises:
-        PMLMError: *destdir* holds the like and *overwrite* is false, holds other files, or cannot be written.
-    """
-    destdir = os.path.realpath(destdir)
-    parent, name = os.path.split(destdir)
-    if os.path.lexists(destdir) and not os.path.isdir(destdir):
-        raise PMLMError(f"{option} {destdir} is not a directory")
-    present = sorted(os.listdir(destdir)) if os.path.isdir(destdir) else []
-    strangers = [entry for entry in present if not ours.fullmatch(entry)]
-    if strangers:
-        raise PMLMError(f"{option} {destdir} holds other files ({strangers[0]}); choose a new directory")
-    if present and not overwrite:
-        raise PMLMError(f"{option} {destdir} already holds {what}; choose another or add --overwrite")
-
-    made = []  # parents that are not there yet, outermost last
-    folder = parent
-    while not os.path.isdir(folder):
-        made.append(folder)
-        folder = os.path.dirname(folder)
-    prefix = f".{name}.building-{platform.node()}-"
-    for entry in os.listdir(folder) if not made else ():
-        number = entry.removeprefix(prefix) if entry.startswith(prefix) else ""
-        path = os.path.join(parent, entry)
-        # a number alone: what was there before, with -old behind the number, may be the only copy
-        if number.isdigit() and not _is_running(int(number)):
-            shutil.rmtree(path, ignore_errors=True)
-            print(f"note: removed {path}, left from a run that was killed")
-        elif entry.startswith(f".{name}.building-"):
-            print(f"note: {path} is left from a run that was killed, unless one is going on")
-
-    temporary = os.path.join(parent, f"{prefix}{os.getpid()}")
-    previous = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _exit)  # clean up when asked to stop, as after Ctrl-C
-    done = False
-    try:
-        os.makedirs(temporary)
-        yield temporary
-        old = None
-        if os.path.isdir(destdir):
-            old = f"{temporary}-old"
-            os.rename(destdir, old)
-        try:
-            os.rename(temporary, destdir)
-        except OSError:
-            if old:
-                os.rename(old, destdir)
-            raise
-        done = True
-        if old:
-            shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise PMLMError(f"cannot write {option} {destdir}: {error.strerror or error}") from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, previous)
-        if not done:
-            shutil.rmtree(temporary, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                for folder in made:
-                    os.rmdir(folder)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _exit(signum, frame):
-    sys.exit(128 + signum)
 
 
 @dataclass
@@ -282,40 +153,3 @@ def run_preprocess(folder: str, destdir: str, options: list[str], workers: int, 
                 f"fairseq-preprocess wrote {found[0]} lines and {found[1]} tokens to {prefix}.bin instead of "
                 f"{count.lines} and {count.tokens + count.lines}; please try --workers 1"
             )
-
-
-def read_dictionary(path: str) -> list[str]:
-    """The symbols of a ``dict.txt`` in the order of the file, without fairseq's own four.
-
-    Raises:
-        PMLMError: the file is missing, a line is not ``symbol count``, or a symbol is there twice.
-    """
-    symbols: dict[str, int] = {}
-    for number, line in read_lines(path):
-        symbol, _, count = line.rpartition(" ")
-        if not symbol or not count.isdigit() or symbol in FAIRSEQ_SYMBOLS:
-            raise PMLMError(
-                f"{path}, line {number}: not 'symbol count' as fairseq's dictionaries have it, but {line[:100]!r}"
-            )
-        if symbol in symbols:
-            raise PMLMError(
-                f"{path}, line {number}: the symbol {symbol[:100]!r} stands in line {symbols[symbol]} already"
-            )
-        symbols[symbol] = number
-    return list(symbols)
-
-
-def find_vocabulary(folder: str) -> tuple[str, str]:
-    """Paths of the dictionary and of the tokenizer file in the directory that ``--vocab-from`` names.
-
-    Raises:
-        PMLMError: one is missing or broken, or they do not belong together.
-    """
-    dictionary, model = os.path.join(folder, "dict.txt"), tokenizer_files.find(folder)
-    if not os.path.isfile(dictionary):
-        raise PMLMError(f"--vocab-from {folder}: there is no dict.txt")
-    if model is None:
-        raise PMLMError(f"--vocab-from {folder}: there is no {' or '.join(tokenizer_files.KINDS)}")
-    if read_dictionary(dictionary) != [*tokenizer_files.symbols(model), *EXTRA_SYMBOLS]:
-        raise PMLMError(f"--vocab-from {folder}: dict.txt was not made from the {os.path.basename(model)} beside it")
-    return dictionary, model

@@ -36,7 +36,7 @@ def name_dictionary_lines() -> tuple[str, bool]:
             except FileNotFoundError:
                 raise
             except Exception as error:
-                from .binarize import read_dictionary  # needs the tokenizers, which need fairseq
+                from .dict_files import read_dictionary  # needs the tokenizers, which need fairseq
 
                 if not isinstance(f, str):  # fairseq's function calls itself; the outer call knows the name
                     raise

@@ -14,7 +14,7 @@ from typing import Any, Iterable, Iterator
 import numpy as np
 from tqdm import tqdm
 
-from . import binarize, encoding, sentencepiece_training, shards, tokenizer_files
+from . import binarize, dict_files, directories, encoding, sentencepiece_training, shards, tokenizer_files
 from .bpe import all_symbols, write_dictionary
 from .encoding import Part
 from .errors import PMLMError
@@ -43,7 +43,7 @@ class Preparation:
         self.dictionary, self.given = None, args.sentencepiece_model or args.wordpiece_vocab
         self.model_name = "vocab.txt" if args.wordpiece_vocab else "sentencepiece.model"
         if args.vocab_from:
-            self.dictionary, self.given = binarize.find_vocabulary(args.vocab_from)
+            self.dictionary, self.given = dict_files.find_vocabulary(args.vocab_from)
             self.model_name = os.path.basename(self.given)
         elif self.given:
             tokenizer_files.load(self.given, self.model_name)  # fail before the long part
@@ -67,7 +67,7 @@ class Preparation:
             "lines to train sentencepiece on": sample_size,
         }
         if not self.is_done(folder, options):
-            with binarize.building(folder, False) as temporary:
+            with directories.building(folder, False, binarize.OURS) as temporary:
                 found, lines = survey(
                     self.files["train"],
                     self.files["valid"],
@@ -95,7 +95,7 @@ class Preparation:
             "a tokenizer with SHA-256": self.given and tokenizer_files.fingerprint(self.given, self.model_name),
         }
         if not self.is_done(folder, options):
-            with binarize.building(folder, False) as temporary:
+            with directories.building(folder, False, binarize.OURS) as temporary:
                 if self.given:
                     model = tokenizer_files.copy(self.given, temporary, self.model_name)
                 else:
@@ -160,7 +160,7 @@ class Preparation:
             # of files to validate on, all: what is only duplicates is to be counted
             rows = np.flatnonzero(found.shards == OUTSIDE) if self.files["valid"] else found.chunks_with(VALID)
             with (
-                binarize.building(folder, False) as temporary,
+                directories.building(folder, False, binarize.OURS) as temporary,
                 closing(self.encode(found, rows, VALID, model, "encoding valid")) as parts,
             ):
                 self.write(parts, temporary, "valid", types)
@@ -186,7 +186,7 @@ class Preparation:
     def make_directory(self) -> None:
         """Make one directory; it appears when it is complete."""
         args = self.args
-        with binarize.building(args.destdir, args.overwrite) as folder:
+        with directories.building(args.destdir, args.overwrite, binarize.OURS) as folder:
             self.root = folder
             found, model = self.look(), self.vocabulary()
             symbols = tokenizer_files.symbols(model)
@@ -236,7 +236,7 @@ class Preparation:
         shard_of = found.shards[rows].tolist()
         with closing(self.encode(found, rows, TRAIN, model, "encoding shards")) as parts:
             for i, group in groupby(zip(shard_of, parts, strict=True), itemgetter(0)):
-                with binarize.building(folders[i], False) as folder:
+                with directories.building(folders[i], False, binarize.OURS) as folder:
                     self.write((part for _, part in group), folder, "train", types)
                     self.add_vocabulary(folder)
                     if i == 0:

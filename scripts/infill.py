@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from fairseq_pmlm import gaps, infilling
-from fairseq_pmlm.binarize import positive
+from fairseq_pmlm.arguments import positive
 from fairseq_pmlm.datasets import OBJECTIVES
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.model import PMLMModel

@@ -21,7 +21,7 @@ import sys
 import torch
 
 from fairseq_pmlm import glue, heads
-from fairseq_pmlm.binarize import positive
+from fairseq_pmlm.arguments import positive
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.model import PMLMModel
 from fairseq_pmlm.text import Counts, read_lines, write_output

@@ -25,7 +25,7 @@ import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet
 import torch
 from fairseq import checkpoint_utils
 
-from fairseq_pmlm import binarize
+from fairseq_pmlm import arguments, directories
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.scoring import as_json, format_table
 from fairseq_pmlm.squad.files import read_meta
@@ -41,8 +41,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     questions = parser.add_mutually_exclusive_group()
     questions.add_argument("--split", default="valid", help="part of DATA to answer (default: %(default)s)")
     questions.add_argument("--input", metavar="FILE", help="SQuAD's JSON to answer instead; answers may be missing")
-    binarize.add_output_arguments(parser)
-    count = {"type": binarize.positive, "metavar": "N"}
+    arguments.add_output_arguments(parser)
+    count = {"type": arguments.positive, "metavar": "N"}
     add("--nbest", default=20, help="answers to keep of each question (default: %(default)s)", **count)
     add("--max-answer-length", default=30, help="longest answer in tokens (default: %(default)s)", **count)
     thresholds = parser.add_mutually_exclusive_group()
@@ -69,7 +69,7 @@ def main(argv=None) -> None:
         raise PMLMError(f"--path {args.path}: no such file")
     with (
         tempfile.TemporaryDirectory() as temporary,
-        binarize.building(args.destdir, args.overwrite, re.compile(OURS), what="predictions") as folder,
+        directories.building(args.destdir, args.overwrite, re.compile(OURS), what="predictions") as folder,
     ):
         data, split = args.data, args.split
         _, limits, parts = read_meta(data)

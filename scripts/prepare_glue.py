@@ -22,7 +22,7 @@ import re
 import shutil
 from collections import Counter
 
-from fairseq_pmlm import binarize, glue, tokenizer_files
+from fairseq_pmlm import arguments, binarize, dict_files, directories, glue, tokenizer_files
 from fairseq_pmlm.bpe import FAIRSEQ_SYMBOLS, MADE_UP
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.text import Counts, write_text
@@ -63,7 +63,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         action="store_true",
         help="leave out lines with another number of columns, and count them, instead of stopping at the first",
     )
-    binarize.add_common_arguments(parser)
+    arguments.add_common_arguments(parser)
     args = parser.parse_args(argv)
     own = [name for name in (*SPLITS, "texts", "label", "no_header", "labels", "regression") if getattr(args, name)]
     if args.task:
@@ -174,13 +174,13 @@ def find_labels(args: argparse.Namespace, inputs, bpe) -> tuple[str, ...]:
 def main(argv=None) -> None:
     install_excepthook()
     args = parse_arguments(argv)
-    dictionary, model = binarize.find_vocabulary(args.vocab_from)
+    dictionary, model = dict_files.find_vocabulary(args.vocab_from)
     bpe = tokenizer_files.load(model)
     inputs = find_inputs(args)
     labels = find_labels(args, inputs, bpe)
     readers = {split: Reader(split, path, table, args, bpe) for split, (path, table) in inputs.items()}
     pairs = len(inputs["train"][1].texts) > 1
-    with binarize.building(args.destdir, args.overwrite, OURS) as folder:
+    with directories.building(args.destdir, args.overwrite, OURS) as folder:
         shutil.copyfile(dictionary, os.path.join(folder, "dict.txt"))
         model = tokenizer_files.copy(model, folder)
         for reader in readers.values():  # all of them before the long part, so that errors come early

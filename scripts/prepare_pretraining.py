@@ -21,7 +21,7 @@ make a plan, and let any number of jobs on any machines make the shards of it:
 import argparse
 import re
 
-from fairseq_pmlm import binarize
+from fairseq_pmlm import arguments
 from fairseq_pmlm.errors import install_excepthook
 from fairseq_pmlm.preparation import Preparation
 
@@ -57,7 +57,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     tokenizer = parser.add_mutually_exclusive_group(required=True)
     tokenizer.add_argument(
         "--vocab-size",
-        type=binarize.positive,
+        type=arguments.positive,
         metavar="N",
         help="train a sentencepiece model of N pieces, its 3 special ones included; the dictionary has N + 3 symbols",
     )
@@ -86,7 +86,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--sentencepiece-lines",
-        type=binarize.positive,
+        type=arguments.positive,
         default=2_000_000,
         metavar="N",
         help="lines drawn at random to train the sentencepiece model on; bounds its memory (default: %(default)s)",
@@ -117,7 +117,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         help="with --shard-size, once there is a plan: make the Ith part, from 0, of N parts of the shards, for "
         "example $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT; all options that change the output as for the plan",
     )
-    binarize.add_common_arguments(parser)
+    arguments.add_common_arguments(parser)
     args = parser.parse_args(argv)
     if (args.only_plan or args.job) and not args.shard_size:
         parser.error("--only-plan and --job go with --shard-size")

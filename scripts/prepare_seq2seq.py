@@ -27,7 +27,7 @@ import os
 import shutil
 from typing import Iterator
 
-from fairseq_pmlm import binarize, tokenizer_files
+from fairseq_pmlm import arguments, binarize, dict_files, directories, tokenizer_files
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.pairs import Record, Squad, read_json_lines, read_parallel
 from fairseq_pmlm.text import Counts, text_value
@@ -74,7 +74,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         action="store_true",
         help="leave out records whose src or tgt is empty, and count them, instead of stopping at the first",
     )
-    binarize.add_common_arguments(parser)
+    arguments.add_common_arguments(parser)
     args = parser.parse_args(argv)
     given = {name: getattr(args, name) for name in SPLITS if getattr(args, name)}
     for name, paths in given.items():
@@ -209,12 +209,12 @@ def main(argv=None) -> None:
         for path in paths:
             if not os.path.exists(path) or os.path.isdir(path):
                 raise PMLMError(f"--{name} {path}: no such file")
-    dictionary, model = binarize.find_vocabulary(args.vocab_from)
+    dictionary, model = dict_files.find_vocabulary(args.vocab_from)
     bpe = tokenizer_files.load(model)
     check_separator(args, bpe)
 
     readers, results = {}, {}
-    with binarize.building(args.destdir, args.overwrite) as folder:
+    with directories.building(args.destdir, args.overwrite, binarize.OURS) as folder:
         shutil.copyfile(dictionary, os.path.join(folder, "dict.txt"))
         model = tokenizer_files.copy(model, folder)
         encoded = os.path.join(folder, binarize.ENCODED)

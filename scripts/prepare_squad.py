@@ -19,7 +19,7 @@ import argparse
 import os
 import re
 
-from fairseq_pmlm import binarize
+from fairseq_pmlm import arguments, binarize, directories
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.squad import windows
 from fairseq_pmlm.squad.files import OURS
@@ -40,7 +40,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         "prepare_pretraining.py or import_checkpoint.py wrote",
     )
     windows.add_arguments(parser)
-    binarize.add_output_arguments(parser)
+    arguments.add_output_arguments(parser)
     args = parser.parse_args(argv)
     if not any(getattr(args, name) for name in PARTS):
         parser.error("give --train, --valid or --test")
@@ -78,7 +78,7 @@ def main(argv=None) -> None:
     limits = windows.Limits(*(getattr(args, name) for name in windows.Limits._fields))
     windows.check(limits)
     ours = re.compile(f"{binarize.OURS.pattern}|{OURS}")
-    with binarize.building(args.destdir, args.overwrite, ours) as folder:
+    with directories.building(args.destdir, args.overwrite, ours) as folder:
         done = prepare(paths, args.vocab_from, limits, folder)
     for name, prepared in done.items():
         report(name, prepared, args.destdir)

@@ -25,7 +25,7 @@ import matplotlib
 import numpy as np
 
 from fairseq_pmlm import hypotheses, training_logs
-from fairseq_pmlm.binarize import positive
+from fairseq_pmlm.arguments import positive
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.text import write_text
 

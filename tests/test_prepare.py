@@ -16,7 +16,7 @@ import pytest
 import sentencepiece
 from fairseq.data import Dictionary, indexed_dataset
 
-from fairseq_pmlm import binarize, chunks, tokenizer_files
+from fairseq_pmlm import binarize, chunks, directories, tokenizer_files
 from fairseq_pmlm.errors import PMLMError
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
@@ -300,24 +300,30 @@ def test_bad_vocabularies(prepared, pairs, tmp_path):
 def test_existing_directories(tmp_path):
     destdir = tmp_path / "bin"
     destdir.mkdir()
-    with binarize.building(str(destdir), False) as folder:  # empty: fine
+    with directories.building(str(destdir), False, binarize.OURS) as folder:  # empty: fine
         (pathlib.Path(folder) / "dict.txt").write_text("old")
-    with pytest.raises(PMLMError, match="already holds a corpus"), binarize.building(str(destdir), False):
+    with (
+        pytest.raises(PMLMError, match="already holds a corpus"),
+        directories.building(str(destdir), False, binarize.OURS),
+    ):
         pass
-    with pytest.raises(TypeError), binarize.building(str(destdir), True) as folder:
+    with pytest.raises(TypeError), directories.building(str(destdir), True, binarize.OURS) as folder:
         (pathlib.Path(folder) / "dict.txt").write_text(None)
     assert contents(destdir) == {"dict.txt": b"old"}
-    with binarize.building(str(destdir), True) as folder:
+    with directories.building(str(destdir), True, binarize.OURS) as folder:
         (pathlib.Path(folder) / "dict.txt").write_text("new")
     assert contents(destdir) == {"dict.txt": b"new"}
     (destdir / "checkpoint.pt").write_text("precious")
-    with pytest.raises(PMLMError, match=r"other files \(checkpoint\.pt\)"), binarize.building(str(destdir), True):
+    with (
+        pytest.raises(PMLMError, match=r"other files \(checkpoint\.pt\)"),
+        directories.building(str(destdir), True, binarize.OURS),
+    ):
         pass
     assert os.listdir(tmp_path) == ["bin"]
 
 
 def build_and_die(destdir, number):
-    with binarize.building(destdir, False) as folder:
+    with directories.building(destdir, False, binarize.OURS) as folder:
         (pathlib.Path(folder) / "dict.txt").touch()
         os.kill(os.getpid(), number)
 

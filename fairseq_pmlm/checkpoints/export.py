@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .. import binarize, heads, identity
+from .. import dict_files, directories, heads, identity
 from ..bpe import FAIRSEQ_SYMBOLS, all_symbols
 from ..errors import PMLMError
 from ..loading import torch_load
@@ -54,7 +54,7 @@ def export_checkpoint(path: str, vocab_from: str, save_dir: str, kind: str = "au
         raise PMLMError(f"checkpoint {path} has relative positions, which BERT has not; --format unilm keeps them")
     if kind == "auto":
         kind = "unilm" if options["relative_positions"] else "bert"
-    dictionary, tokenizer = binarize.find_vocabulary(vocab_from)
+    dictionary, tokenizer = dict_files.find_vocabulary(vocab_from)
     words = vocabulary.read(tokenizer, {})
     state = torch_load(path, map_location="cpu")["model"]
     check_symbols(state, options, dictionary, tokenizer, path)
@@ -62,7 +62,7 @@ def export_checkpoint(path: str, vocab_from: str, save_dir: str, kind: str = "au
     tensors = to_bert(state, options, rows)
     config = to_config(options, words, kind, "<pseudo>" in words.symbols)
     check_is_ours(save_dir)
-    with binarize.building(save_dir, overwrite, OURS, "--save-dir", "an export") as folder:
+    with directories.building(save_dir, overwrite, OURS, "--save-dir", "an export") as folder:
         write_text(os.path.join(folder, "config.json"), json.dumps(config, indent=2, sort_keys=True) + "\n")
         write_tokenizer(words, folder)
         if kind == "bert":
@@ -98,7 +98,7 @@ def check_symbols(
     state: dict[str, Tensor], options: dict[str, Any], dictionary: str, tokenizer: str, path: str
 ) -> None:
     """Raise PMLMError unless the checkpoint was trained with this dictionary and this tokenizer."""
-    symbols = [*FAIRSEQ_SYMBOLS, *binarize.read_dictionary(dictionary)]
+    symbols = [*FAIRSEQ_SYMBOLS, *dict_files.read_dictionary(dictionary)]
     here = identity.facts(SimpleNamespace(**options), symbols, tokenizer)
     identity.check(identity.from_tensor(state["identity"]), here, f"checkpoint {path}")
 

@@ -13,7 +13,7 @@ from fairseq.dataclass.configs import CommonConfig
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from .. import binarize, identity, tokenizer_files, wordpiece
+from .. import directories, identity, tokenizer_files, wordpiece
 from ..bpe import EXTRA_SYMBOLS
 from ..errors import PMLMError
 from ..model import PMLMModel
@@ -57,7 +57,7 @@ def import_checkpoint(
         raise PMLMError(f"there is none of {', '.join(VOCABULARIES)} beside {found.weights}; give --vocab FILE")
     content = read_json(config) if config else {}
     where = config or "config.json, which is missing,"
-    with binarize.building(save_dir, overwrite, OURS, "--save-dir", "a checkpoint") as folder:
+    with directories.building(save_dir, overwrite, OURS, "--save-dir", "a checkpoint") as folder:
         tensors = read_tensors(found.weights)
         words = vocabulary.read(vocab, content)
         try:

@@ -10,7 +10,7 @@ import torch
 from fairseq.data import Dictionary, indexed_dataset
 from tqdm import tqdm
 
-from .. import binarize, tokenizer_files
+from .. import dict_files, tokenizer_files
 from ..errors import PMLMError
 from ..text import Counts
 from . import windows
@@ -152,7 +152,7 @@ def prepare(paths: dict[str, str], vocabulary: str, limits: windows.Limits, fold
         PMLMError: see :mod:`fairseq_pmlm.squad.reader`; the files are of different versions.
     """
     windows.check(limits)
-    dictionary, model = binarize.find_vocabulary(vocabulary)
+    dictionary, model = dict_files.find_vocabulary(vocabulary)
     bpe = tokenizer_files.load(model)
     shutil.copyfile(dictionary, os.path.join(folder, "dict.txt"))
     tokenizer_files.copy(model, folder)

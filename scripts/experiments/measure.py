@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # variants
 import variants
 
 from fairseq_pmlm import infilling
-from fairseq_pmlm.binarize import positive
+from fairseq_pmlm.arguments import positive
 from fairseq_pmlm.datasets import OBJECTIVES, PMLMDataset
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.gaps import factorize

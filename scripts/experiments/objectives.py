@@ -33,7 +33,7 @@ from runner import Runner
 from settings import QUESTIONS, SETTINGS, SYSTEMS, Setting
 from smoke_examples import main as smoke_examples
 
-from fairseq_pmlm.binarize import positive
+from fairseq_pmlm.arguments import positive
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.text import read_records, write_text
 

@@ -12,7 +12,7 @@ import numpy as np
 from paired import difference
 
 from fairseq_pmlm import training_logs
-from fairseq_pmlm.binarize import positive
+from fairseq_pmlm.arguments import positive
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.hub import load
 from fairseq_pmlm.hypotheses import read_segments
