@@ -27,11 +27,11 @@ NAMES = {
 }
 ASKED = {
     "corrupted": "[P] slots corrupted 80/10/10 with the draw of [M]",
+    "par-corrupted": "PAR, [P] slots corrupted 80/10/10",
     "hidden-kept": "[M] slots that show no [M] hidden from [P]",
     "one-symbol": "one embedding for [P] and [M]",
     "blind-originals": "originals of one step do not see each other",
     "no-placeholders": "PAR without [M] placeholders",
-    "par-corrupted": "PAR, [P] slots corrupted 80/10/10",
 }
 # Table 6 of the paper, where a task is one of its own: models of base size, Wikipedia and BookCorpus
 PAPER = {"sst2": {"ae+par-relative": 93.2, "ae+par": 93.0, "ae+ar": 92.6, "ae": 92.4, "par": 92.5, "ar": 92.3}}

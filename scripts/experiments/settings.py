@@ -16,11 +16,11 @@ SYSTEMS = {
 # name: objective, the options, and what it is to be compared with
 QUESTIONS = {
     "corrupted": ("ae+par", ("--corrupt-pseudo",), "ae+par"),
+    "par-corrupted": ("par", ("--corrupt-pseudo",), "par"),
     "hidden-kept": ("ae+par", ("--variant", "hidden-kept"), "ae+par"),
     "one-symbol": ("ae+par", ("--variant", "one-symbol"), "ae+par"),
     "blind-originals": ("ae+par", ("--variant", "blind-originals"), "ae+par"),
     "no-placeholders": ("par", ("--variant", "no-placeholders"), "par"),
-    "par-corrupted": ("par", ("--corrupt-pseudo",), "par"),
 }
 LONGER = {"ae-longer": "ae", "par-longer": "par"}  # for as long as AE+PAR takes
 
