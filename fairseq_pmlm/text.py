@@ -181,11 +181,22 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 
 def write_output(path: str | os.PathLike | None, text: str) -> None:
-    """What a script has made: into the file of its ``--out``, as :func:`write_text`, or to standard output."""
+    """What a script has made: into the file of its ``--out``, as :func:`write_text`, or to standard output.
+
+    Raises:
+        PMLMError: it cannot be written; who reads standard output has gone.
+    """
     if path:
         write_text(path, text)
-    else:
-        sys.stdout.write(text)
+        return
+    try:
+        # by line: an unbuffered stream (PYTHONUNBUFFERED) keeps silent about what is left of a single large write
+        sys.stdout.writelines(text.splitlines(keepends=True))
+        sys.stdout.flush()
+    except OSError as error:
+        # what is left of it is not written again, and refused again, when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise PMLMError(f"standard output: cannot be written: {error.strerror or error}") from error
 
 
 def list_files(paths: Iterable[str]) -> list[str]:

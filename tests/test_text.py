@@ -1,8 +1,11 @@
 """Reading raw text: one record stays one line, and bad input is named."""
 
 import gzip
+import io
 import json
 import os
+import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from fairseq_pmlm.text import (
     read_records,
     replacing,
     text_value,
+    write_output,
     write_text,
 )
 
@@ -183,3 +187,22 @@ def test_what_cannot_be_written_is_named(tmp_path):
         write_text(tmp_path, "")
     with pytest.raises(PMLMError, match=r"none/x\.txt: cannot be written: No such file or directory"):
         write_text(tmp_path / "none" / "x.txt", "")
+
+
+@pytest.mark.parametrize("buffered", [False, True])
+def test_standard_output_whose_reader_goes_is_an_error(monkeypatch, buffered):
+    reading, writing = os.pipe()
+    raw = io.FileIO(writing, "w")
+    stream = io.TextIOWrapper(io.BufferedWriter(raw) if buffered else raw, write_through=not buffered)
+    monkeypatch.setattr(sys, "stdout", stream)
+
+    def read_a_line():
+        os.read(reading, 7)
+        os.close(reading)
+
+    reader = threading.Thread(target=read_a_line)
+    reader.start()
+    with pytest.raises(PMLMError, match=r"^standard output: cannot be written: Broken pipe$"):
+        write_output(None, "a line\n" * 100_000)  # more than a pipe holds
+    reader.join()
+    stream.close()  # as Python does at its end: what is left is refused no second time
