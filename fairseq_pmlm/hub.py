@@ -69,8 +69,7 @@ def load(folder: str, checkpoint_file: Optional[str] = None, data: Optional[str]
         if isinstance(module, PackableLinear):
             module.make_generation_fast_()
     interface = PMLMHubInterface(task, model, tokenizer_files.load(tokenizer)).eval()
-    trained = state["cfg"].get("task") or {}
-    interface.trained_for = (str(trained.get("_name")), str(trained.get("objective", "ae+par")))
+    interface.trained_for = dict(state["cfg"].get("task") or {})
     return interface
 
 
@@ -87,7 +86,7 @@ class PMLMHubInterface(nn.Module):
         super().__init__()
         self.task, self.model, self.bpe = task, model, bpe
         self.dictionary = task.source_dictionary
-        self.trained_for = ("pmlm", "ae+par")  # the task that the checkpoint comes from, and its objective
+        self.trained_for: dict = {}  # the options of the task that the checkpoint comes from; "_name" is its name
 
     @property
     def device(self) -> torch.device:

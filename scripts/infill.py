@@ -22,6 +22,7 @@ with "span_logprobs".
 import argparse
 import json
 import os
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -98,10 +99,14 @@ def read(args: argparse.Namespace) -> list[tuple[int, str, list[str] | None]]:
     return texts
 
 
-def check_checkpoint(args: argparse.Namespace, task: str, objective: str) -> None:
-    """Refuse a checkpoint that has not learned what it is asked for."""
-    if task != "pmlm":
+def check_checkpoint(args: argparse.Namespace, options: Mapping) -> None:
+    """Refuse a checkpoint that has not learned what it is asked for; *options* are those of the task it comes from."""
+    task, variant = str(options.get("_name")), str(options.get("variant", "none"))
+    if task not in ("pmlm", "pmlm_variants"):  # the latter is scripts/experiments'
         raise PMLMError(f"--path {args.path} was trained for --task {task}; gaps are filled by one of --task pmlm")
+    if variant != "none":
+        raise PMLMError(f"--path {args.path} was trained with --variant {variant}; gaps are filled by one without")
+    objective = str(options.get("objective", "ae+par"))
     parts = OBJECTIVES.get(objective, ())
     if args.steps == "ae" and "ae" not in parts:
         raise PMLMError(
@@ -165,7 +170,7 @@ def main(argv=None) -> None:
     args = parse_arguments(argv)
     folder, name = os.path.split(args.path)
     model = PMLMModel.from_pretrained(folder or ".", name, args.data)
-    check_checkpoint(args, *model.trained_for)
+    check_checkpoint(args, model.trained_for)
     if torch.cuda.is_available() and not args.cpu:
         model.cuda()
     numbers, texts, places = lay_out(args, model)

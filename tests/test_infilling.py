@@ -350,7 +350,7 @@ def test_the_script_refuses(place, hub, tmp_path):  # noqa: F811
         refused(match, spans, "--score")
 
 
-def test_a_checkpoint_that_has_not_learned_it(place, tmp_path):  # noqa: F811
+def test_a_checkpoint_that_has_not_learned_it(place, tmp_path, capsys):  # noqa: F811
     state = torch.load(place / "checkpoints/reviews/checkpoint_best.pt", weights_only=False)
     texts = tmp_path / "texts.txt"
     texts.write_text("a <mask> film\n")
@@ -359,8 +359,14 @@ def test_a_checkpoint_that_has_not_learned_it(place, tmp_path):  # noqa: F811
         ({"_name": "pmlm_seq2seq"}, "was trained for --task pmlm_seq2seq", []),
         ({"_name": "pmlm", "objective": "ae"}, "has no trained .P.: give --steps ae", []),
         ({"_name": "pmlm", "objective": "par"}, "its .M. predict nothing", ["--steps", "ae"]),
+        ({"_name": "pmlm_variants", "variant": "one-symbol"}, "was trained with --variant one-symbol", []),
     ):
         state["cfg"]["task"].update(task)
         torch.save(state, path)
         with pytest.raises(PMLMError, match=match):
             infill_main([str(texts), "--path", str(path), "--data", str(place / "data-bin/reviews"), "--cpu", *options])
+    # what the experiments pre-train without a change is as good as any
+    state["cfg"]["task"]["variant"] = "none"
+    torch.save(state, path)
+    infill_main([str(texts), "--path", str(path), "--data", str(place / "data-bin/reviews"), "--cpu"])
+    assert len(json.loads(capsys.readouterr().out)["tokens"]) == 1
