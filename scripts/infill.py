@@ -34,6 +34,8 @@ from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.model import PMLMModel
 from fairseq_pmlm.text import clean_line, kind, read_lines, read_records, write_output
 
+WIDEST = 1000  # beams: each keeps as many candidates
+
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,6 +63,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     )
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
     args = parser.parse_args(argv)
+    if args.beam > WIDEST:
+        raise PMLMError(f"--beam {args.beam}: give 1 to {WIDEST:,}; the memory of a step grows with its square")
     if args.nbest > args.beam:
         raise PMLMError(f"--nbest {args.nbest} is more than --beam {args.beam}")
     if args.seed < 0:
@@ -88,12 +92,15 @@ def read(args: argparse.Namespace) -> list[tuple[int, str, list[str] | None]]:
         rows = [(number, [line]) for number, line in read_lines(args.input) if line.strip()]
     texts = []
     for number, (text, *spans) in rows:
-        spans = spans[0] if spans else None
         if not isinstance(text, str):
             raise PMLMError(f"{args.input}, line {number}, key 'text': not text, but {kind(text)}")
-        if spans is not None and not (isinstance(spans, list) and all(isinstance(span, str) for span in spans)):
-            raise PMLMError(f"{args.input}, line {number}, key 'spans': not a list of texts")
-        texts.append((number, clean_line(text), spans and list(map(clean_line, spans))))
+        fillers = None
+        if args.score:
+            (fillers,) = spans
+            if not (isinstance(fillers, list) and all(isinstance(filler, str) for filler in fillers)):
+                raise PMLMError(f"{args.input}, line {number}, key 'spans': not a list of texts")
+            fillers = list(map(clean_line, fillers))
+        texts.append((number, clean_line(text), fillers))
     if not texts:
         raise PMLMError(f"{args.input}: no texts")
     return texts

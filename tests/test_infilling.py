@@ -333,6 +333,7 @@ def test_the_script_refuses(place, hub, tmp_path):  # noqa: F811
     refused("--order sideways is none of left-to-right", texts, "--order", "sideways")
     refused("give one of them", texts, "--order", order, "--steps", "span")
     refused("--nbest 6 is more than --beam 5", texts, "--nbest", 6)
+    refused("--beam 20000: give 1 to 1,000", texts, "--beam", 20000)
     refused(r"--score reads JSON lines", texts, "--score")
     texts.write_text("a <mask:50>\n")
     refused("line 1: 53 tokens, with <s> and </s>; the model has 40 positions", texts)
@@ -341,6 +342,7 @@ def test_the_script_refuses(place, hub, tmp_path):  # noqa: F811
     for content, match in (
         ({"text": "a <mask>", "spans": ["good", "film"]}, "line 1: 1 gaps, and 2 spans"),
         ({"text": "a <mask>", "spans": "good"}, "key 'spans': not a list of texts"),
+        ({"text": "a <mask>", "spans": None}, "key 'spans': not a list of texts"),
         ({"text": 1, "spans": []}, "key 'text': not text, but a number"),
         ({"text": "a <mask>", "spans": [" "]}, "the span ' ' holds no token"),
         ({"text": "a f<mask>m", "spans": ["il"]}, "shares the token 'film'"),
