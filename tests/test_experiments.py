@@ -238,6 +238,12 @@ def test_entries_of_a_dictionary(tmp_path, capsys):
         "Dull a. 1. Slow of understanding; stupid; doltish; blockish.\n"
     )
     assert "2 of 4 entries" in capsys.readouterr().out
+    with pytest.raises(PMLMError, match="is what is read"):
+        entries_main([str(path), "--out", str(path)])
+    for nothing in (b"", b"\n\n"):
+        path.write_bytes(gzip.compress(nothing))
+        with pytest.raises(PMLMError, match="none of 0 entries can be used"):
+            entries_main([str(path), "--out", str(out)])
     path.write_bytes(b"plain")
     with pytest.raises(PMLMError, match=r"wn\.dict\.dz: cannot be read: "):
         entries_main([str(path), "--out", str(out)])
@@ -261,6 +267,19 @@ def test_paragraphs_of_pages(tmp_path, capsys):
     assert "2 of 5 paragraphs, 1 of 1 pages" in capsys.readouterr().out
     with pytest.raises(PMLMError, match=r"no \.html files"):
         paragraphs_main([str(out), "--out", str(tmp_path / "x")])
+
+
+def test_pages_that_are_broken(tmp_path):
+    page, out = tmp_path / "page.html", tmp_path / "out.txt"
+    page.write_text("<p>This sentence is <![odd[ one ]]>set around what no parser knows of.</p>")
+    paragraphs_main([str(page), "--out", str(out)])
+    assert out.read_text() == "This sentence is set around what no parser knows of.\n"
+    with pytest.raises(PMLMError, match="is what is read"):
+        paragraphs_main([str(tmp_path), "--out", str(page)])
+    page.unlink()
+    page.symlink_to("/proc/self/mem")  # a file that cannot be read, whoever asks
+    with pytest.raises(PMLMError, match=r"cannot read .*page\.html"):
+        paragraphs_main([str(page), "--out", str(out)])
 
 
 STAND_IN = """() {

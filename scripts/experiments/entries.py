@@ -10,6 +10,7 @@ ASCII, are left out; how many is printed.
 
 import argparse
 import gzip
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -28,17 +29,23 @@ def read_entries(path: str) -> Iterator[str]:
         PMLMError: the file cannot be read, or is not compressed with gzip (as .dz is).
     """
     lines: list[str] = []
+
+    def entry() -> str:
+        return " ".join(MARKS.sub(" ", " ".join(lines)).split())
+
     try:
         # old ones are in Latin 1 here and there
         with gzip.open(path, "rt", encoding="utf-8", errors="replace") as file:
             for line in file:
-                if line[:1].strip() and lines:
-                    yield " ".join(MARKS.sub(" ", " ".join(lines)).split())
-                    lines = []
+                if line[:1].strip():
+                    if found := entry():
+                        yield found
+                    lines.clear()
                 lines.append(line.strip())
     except (OSError, EOFError, zlib.error) as error:
         raise PMLMError(f"{path}: cannot be read: {first_line(error)}") from error
-    yield " ".join(MARKS.sub(" ", " ".join(lines)).split())
+    if found := entry():
+        yield found
 
 
 def main(argv=None) -> None:
@@ -47,6 +54,8 @@ def main(argv=None) -> None:
     parser.add_argument("dictionary", help="a .dict.dz file")
     parser.add_argument("--out", required=True, metavar="FILE", help="text to write")
     args = parser.parse_args(argv)
+    if os.path.realpath(args.out) == os.path.realpath(args.dictionary):
+        raise PMLMError(f"--out {args.out} is what is read")
     entries = [entry for entry in read_entries(args.dictionary) if not entry.startswith("00-database")]
     kept = [entry for entry in entries if len(entry.split()) >= LEAST_WORDS and entry.isascii()]
     if not kept:

@@ -9,6 +9,7 @@ four fifths of them of letters alone, and a mark at its end. How much is left ou
 
 import argparse
 import fnmatch
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fairseq_pmlm.errors import PMLMError, install_excepthook
-from fairseq_pmlm.text import list_files, write_text
+from fairseq_pmlm.text import list_files, reading, write_text
 
 WORD = re.compile(r"[\"'“‘(\[]*[^\W\d_]+(?:['’-][^\W\d_]+)*['’”\")\]]*[.,;:!?]*['’”\")\]]*")
 END = re.compile(r"[.!?:][\"'”)\]]*$")
@@ -50,6 +51,12 @@ class Paragraphs(HTMLParser):
         if self.inside and not self.verbatim:
             self.found[-1] += data
 
+    def parse_marked_section(self, i, report=1):
+        try:
+            return super().parse_marked_section(i, report)
+        except AssertionError:  # <![ and a word that it does not know: a comment, as browsers take it
+            return self.parse_bogus_comment(i)
+
 
 def is_prose(paragraph: str) -> bool:
     """Whether a paragraph is made of sentences."""
@@ -67,12 +74,15 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     pages = [page for page in list_files(args.pages) if page.endswith((".html", ".htm"))]
     pages = [page for page in pages if not any(fnmatch.fnmatch(page, pattern) for pattern in args.skip)]
+    if os.path.realpath(args.out) in map(os.path.realpath, pages):
+        raise PMLMError(f"--out {args.out} is what is read")
     if not pages:
         raise PMLMError(f"{' '.join(args.pages)}: no .html files")
     documents, paragraphs = [], 0
     for page in tqdm(pages, unit="page", desc=Path(args.out).stem, mininterval=1, leave=False):
         parser = Paragraphs()
-        parser.feed(Path(page).read_text(encoding="utf-8", errors="replace"))
+        with reading(page) as file:
+            parser.feed(file.read().decode("utf-8", errors="replace"))
         parser.handle_endtag("p")
         paragraphs += len(parser.found)
         if lines := [paragraph for paragraph in parser.found if is_prose(paragraph)]:
