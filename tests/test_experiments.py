@@ -23,6 +23,7 @@ sys.path.insert(0, str(HERE))
 import variants  # noqa: E402
 from curves import read_curve  # noqa: E402
 from entries import main as entries_main  # noqa: E402
+from measure import main as measure_main  # noqa: E402
 from paired import difference  # noqa: E402
 from paragraphs import main as paragraphs_main  # noqa: E402
 from results import Results, infilling_section  # noqa: E402
@@ -161,6 +162,13 @@ def test_jobs_stop_in_time_and_end_what_they_started(tmp_path):
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert not (tmp_path / "runs/long/result.json").exists()
+
+
+def test_measures_refuse_what_makes_no_sense(tmp_path):
+    path = str(tmp_path / "checkpoint.pt")
+    for more, match in ((["--out", "x.npz", "--spans", "-1"], "--spans -1: give 0"), (["--out", path], "what is read")):
+        with pytest.raises(PMLMError, match=match):
+            measure_main([str(tmp_path), "--path", path, *more])
 
 
 def test_paired_differences():

@@ -16,6 +16,7 @@ exact.M, right.M, bits.M for each method M: whether the whole span is right, how
 import argparse
 import copy
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -58,7 +59,12 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     parser.add_argument("--beam", type=positive, default=4, help="of infilling (default: %(default)s)")
     parser.add_argument("--batch-size", type=positive, default=32, help="blocks at a time (default: %(default)s)")
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.spans < 0:
+        raise PMLMError(f"--spans {args.spans}: give 0 (nothing is filled) or more")
+    if os.path.realpath(args.out) == os.path.realpath(args.path):
+        raise PMLMError(f"--out {args.out} is what is read")
+    return args
 
 
 def validation_losses(model, dataset: PMLMDataset, batch_size: int, device: str) -> dict[str, np.ndarray]:
