@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -162,6 +163,43 @@ def test_jobs_stop_in_time_and_end_what_they_started(tmp_path):
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert not (tmp_path / "runs/long/result.json").exists()
+
+
+def test_ctrl_c_ends_what_runs_and_is_no_error(tmp_path):
+    job = make("long", f"touch {tmp_path}/begun; sleep 100")
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt():
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    assert not Runner(tmp_path, [job], 1, 60).run()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_results_that_are_torn_are_named(tmp_path):
+    runner = Runner(tmp_path, [make("a", "true")], 1, 60)
+    assert runner.run()
+    result = tmp_path / "runs/a/result.json"
+    for content, match in (("{}", "no result of a job"), ("", "broken JSON"), ('{"facts": 1}', "no result of a job")):
+        result.write_text(content)
+        with pytest.raises(PMLMError, match=rf"a/result.json.*{match}"):
+            runner.run()
+    (tmp_path / "ae.1").mkdir()
+    np.savez_compressed(tmp_path / "ae.1/m.npz", length=np.arange(1000))
+    whole = (tmp_path / "ae.1/m.npz").read_bytes()
+    found = Results(tmp_path, [{"kind": "measures", "facts": {"system": "ae", "seed": 1}, "file": "ae.1/m.npz"}])
+    torn = bytearray(whole)
+    torn[len(whole) // 2 : len(whole) // 2 + 8] = b"\xff" * 8
+    for content in (b"", whole[:-30], b"no archive", bytes(torn)):
+        (tmp_path / "ae.1/m.npz").write_bytes(content)
+        with pytest.raises(PMLMError, match=r"m\.npz: cannot be read: .*; remove .*/ae\.1\.measure and .*/ae\.1, "):
+            found.measures("ae", 1)
+    (tmp_path / "ae.1/model").mkdir()
+    with pytest.raises(PMLMError, match=r"remove \S*/ae\.1\.measure, and run again"):
+        found.measures("ae", 1)
 
 
 def test_measures_refuse_what_makes_no_sense(tmp_path):

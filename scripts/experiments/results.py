@@ -1,6 +1,8 @@
 """RESULTS.md and the charts of scripts/experiments/objectives.py, from its results alone."""
 
 import statistics
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +12,7 @@ from curves import draw_curves, draw_infilling, draw_scores
 from measure import LENGTHS, METHODS
 from paired import Difference, difference
 
+from fairseq_pmlm.errors import PMLMError, first_line
 from fairseq_pmlm.text import write_text
 
 NAMES = {
@@ -89,8 +92,21 @@ class Results:
 
 @lru_cache(maxsize=64)
 def load(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path) as file:
-        return dict(file)
+    """The arrays of measure.py.
+
+    Raises:
+        PMLMError: they cannot be read.
+    """
+    try:
+        with np.load(path) as file:
+            return dict(file)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        made = [path.parent.with_name(f"{path.parent.name}.measure")]
+        if not (path.parent / "model").is_dir():
+            made.append(path.parent)  # to be trained anew, too
+        raise PMLMError(
+            f"{path}: cannot be read: {first_line(error)}; remove {' and '.join(map(str, made))}, and run again"
+        ) from error
 
 
 def spread(values: Sequence[float]) -> str:

@@ -95,12 +95,14 @@ class Runner:
         """Name -> result of the jobs that are done.
 
         Raises:
-            PMLMError: one of them was another job of the same name.
+            PMLMError: one of them was another job of the same name; a file is no result.
         """
         found = {}
         for job in self.jobs:
             if self.path(job).is_file():
                 result = read_json(str(self.path(job)))
+                if not isinstance(result.get("facts"), dict):
+                    raise PMLMError(f"{self.path(job)} is no result of a job; remove it, and run again")
                 if result["facts"] != json.loads(json.dumps(job.facts)):
                     raise PMLMError(
                         f"{self.path(job)} was made with other options ({differing(result['facts'], job.facts)}); give "
@@ -110,7 +112,7 @@ class Runner:
         return found
 
     def run(self) -> bool:
-        """Run what is left, until the time is over; returns whether everything is done.
+        """Run what is left, until the time is over, or SIGTERM or Ctrl-C; returns whether everything is done.
 
         Raises:
             PMLMError: a command failed; the others are stopped. Somebody else is at it.
@@ -124,7 +126,8 @@ class Runner:
         self.write(done)
         failed = None
         interrupted = []
-        previous = signal.signal(signal.SIGTERM, lambda *_: interrupted.append(True))
+        heard = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+        previous = {number: signal.signal(number, lambda *_: interrupted.append(True)) for number in heard}
         try:
             while failed is None and not interrupted and time.monotonic() < self.deadline:
                 self.start(done)
@@ -149,7 +152,8 @@ class Runner:
                     done[running.job.name] = self.finish(running.job)
                     self.write(done)
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
             self.stop()
         if failed is not None:
             raise PMLMError(f"{failed.job.name} failed; see {self.log(failed.job)}")
