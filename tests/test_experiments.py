@@ -408,7 +408,7 @@ def test_the_whole_path_after_a_kill(tmp_path):
     assert re.search(r"error: .*ae.1/result.json was made with other options .updates: 8 and now 9", refused.stderr)
 
 
-def test_options_are_refused(tmp_path):
+def test_options_are_refused(tmp_path, capsys):
     from objectives import main
 
     for args, match in (
@@ -419,3 +419,14 @@ def test_options_are_refused(tmp_path):
     ):
         with pytest.raises(PMLMError, match=match):
             main(["--out", str(tmp_path / "out"), *args])
+    for folder, file in (("data/sst2", "train.tsv"), ("text", "text.txt")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / file).write_text("a line\t1\n")
+    words = ["--text", str(tmp_path / "text"), "--systems", "ae", "ae", "--seeds", "1", "--plan"]
+    with pytest.raises(PMLMError, match=r"sst2: there is no .*sst2/valid\.tsv"):
+        main(["--out", str(tmp_path / "out"), "--data", str(tmp_path / "data"), *words])
+    with pytest.raises(PMLMError, match=r"--out .*train\.tsv: cannot be made a directory: File exists"):
+        main(["--out", str(tmp_path / "data/sst2/train.tsv"), *words])
+    capsys.readouterr()
+    main(["--out", str(tmp_path / "out"), *words])
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()[-3:]] == ["text", "ae.1", "ae.1.measure"]

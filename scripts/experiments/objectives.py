@@ -123,10 +123,13 @@ def main(argv=None) -> None:
             setting, systems=SETTINGS[args.setting].systems, tasks=SETTINGS[args.setting].tasks
         )
     changes = {key: getattr(args, key) for key in ("seeds", "updates", "systems", "tasks")}
-    changes = {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items() if value}
+    changes = {k: tuple(dict.fromkeys(v)) if isinstance(v, list) else v for k, v in changes.items() if v}
     setting = dataclasses.replace(setting, **changes)
     out = args.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PMLMError(f"--out {out}: cannot be made a directory: {error.strerror}") from None
     text, data = smoke_data(out) if args.smoke else (args.text.resolve(), args.data and args.data.resolve())
     if setting.gpu:
         import torch

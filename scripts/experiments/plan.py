@@ -98,10 +98,12 @@ class Plan:
         )  # fmt: skip
 
     def prepare_task(self, task: Task) -> Job:
-        out = self.out / "data" / task.name
+        commands = task.prepare(  # now, so that a file that is missing is said before anything runs
+            self.data[task.name], self.corpus, self.out / "data" / task.name, self.setting.gpu
+        )
         return Job(
             f"data.{task.name}",
-            lambda: task.prepare(self.data[task.name], self.corpus, out, self.setting.gpu),
+            lambda: commands,
             lambda: {"kind": "data"},
             needs=["text"],
             facts={"files": sizes([self.data[task.name]])},
