@@ -27,7 +27,7 @@ from entries import main as entries_main  # noqa: E402
 from measure import main as measure_main  # noqa: E402
 from paired import difference  # noqa: E402
 from paragraphs import main as paragraphs_main  # noqa: E402
-from results import Results, infilling_section  # noqa: E402
+from results import FIRST, LATER, Results, compare_losses, infilling_section, loss_section  # noqa: E402
 from runner import Job, Runner  # noqa: E402
 from sst2_table import cost  # noqa: E402
 
@@ -258,6 +258,33 @@ def test_bits_and_right_tokens_are_of_tokens_and_not_of_spans(tmp_path):
     found = Results(tmp_path, [{"kind": "measures", "facts": {"system": "ae", "seed": 1}, "file": "m.npz"}])
     row = next(line for line in infilling_section(found, ["ae"]) if line.startswith("| AE | at once"))
     assert row.endswith(f"| {100 / 6:.1f} / {100 * 9 / 21:.1f} | {91 / 21:.2f} |")
+
+
+def measured(folder, system, seed, tokens, seconds, loss, steps):
+    """A training and its measures: two blocks of three tokens each."""
+    name = f"{system}.{seed}.npz"
+    np.savez(
+        folder / name, block=np.repeat([0, 1], 3), step=np.tile(steps, 2), shown=np.ones(6, bool), ae=np.full(6, loss)
+    )
+    facts = {"system": system, "seed": seed}
+    curve = [{"updates": 1, "ae": loss, "seconds": seconds}]
+    training = {"kind": "pretraining", "facts": facts, "tokens": tokens, "seconds": seconds, "curve": curve}
+    return [training, {"kind": "measures", "facts": facts, "file": name}]
+
+
+def test_tokens_and_minutes_are_those_of_the_seeds_that_count(tmp_path):
+    rows = measured(tmp_path, "ae-longer", 1, 8e6, 60, 5.0, [1, 2, 3])
+    rows += measured(tmp_path, "ae-longer", 2, 9e6, 120, 6.0, [1, 2, 3])
+    rows += measured(tmp_path, "ae-longer", 3, 1e9, 9e9, 7.0, [1, 2, 3])[:1]  # not measured yet
+    line = next(x for x in loss_section(Results(tmp_path, rows), ["ae-longer"]) if x.startswith("| AE, as long"))
+    assert line.startswith("| AE, as long as AE+PAR takes | 2 | 8.5 | 1.50 ± 0.71 | 5.50 ± 0.71 |")
+
+
+def test_losses_of_no_token_are_not_compared(tmp_path):
+    rows = measured(tmp_path, "ae", 1, 1, 1, 5.0, [2, 2, 3]) + measured(tmp_path, "ae+par", 1, 1, 1, 5.5, [2, 2, 3])
+    found, pair = Results(tmp_path, rows), (("ae+par", "ae"), ("ae", "ae"))
+    assert compare_losses(found, *pair, LATER) == (0.5, 0.5, 0.5, 1)
+    assert compare_losses(found, *pair, FIRST) is None
 
 
 def test_costs_of_a_training_that_went_on(tmp_path):

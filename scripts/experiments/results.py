@@ -117,10 +117,12 @@ def spread(values: Sequence[float]) -> str:
 
 
 def compare_losses(results: Results, first: tuple[str, str], second: tuple[str, str], steps=ALL) -> Difference | None:
-    """Loss of (system, name) minus that of another, with the seeds that both have."""
+    """Loss of (system, name) minus that of another, with the seeds that both have; None without any, or any token."""
     a, b = (results.losses(*which, steps) for which in (first, second))
     seeds = sorted(a.keys() & b.keys())
-    return difference([a[s][0] for s in seeds], [b[s][0] for s in seeds], a[seeds[0]][1]) if seeds else None
+    if not seeds or not a[seeds[0]][1].any():
+        return None
+    return difference([a[s][0] for s in seeds], [b[s][0] for s in seeds], a[seeds[0]][1])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -133,11 +135,11 @@ def loss_section(results: Results, systems: Sequence[str]) -> list[str]:
     if results.entropy is not None:
         rows.append(["frequencies of the tokens alone", "", "", "", *[f"{results.entropy:.2f}"] * 5])
     for system in systems:
-        if not results.seeds(system):
+        if not (seeds := results.seeds(system)):
             continue
-        cells = [NAMES[system], str(len(results.seeds(system)))]
-        trained = list(results.trained[system].values())
-        cells += [f"{trained[0]['tokens'] / 1e6:.1f}", spread([t["seconds"] / 60 for t in trained])]
+        trained = [results.trained[system][seed] for seed in seeds]
+        tokens = statistics.mean(t["tokens"] / 1e6 for t in trained)  # differ where time is what is equal
+        cells = [NAMES[system], str(len(seeds)), f"{tokens:.1f}", spread([t["seconds"] / 60 for t in trained])]
         for name, steps in (
             ("ae", ALL),
             ("par", FIRST),
@@ -278,7 +280,7 @@ def task_section(results: Results, tasks: Mapping, systems: Sequence[str]) -> li
             row = [*row, "", ""][:5]
             rows.append([*row, str(PAPER[task].get(system, ""))] if task in PAPER else row)
         count = len(next(iter(next(iter(found.values())).values())))
-        header = [f"{count:,} test items", "mean ± deviation", "seeds", "AE+PAR − this [95 %]", "AE+PAR is"]
+        header = [f"{count:,} test items", "mean ± deviation", "each seed", "AE+PAR − this [95 %]", "AE+PAR is"]
         header += ["the paper's model"] * (task in PAPER)
         draw_scores(results.out / "charts" / f"{task}.png", means, f"{tasks[task].title}: {tasks[task].metric}")
         lines += [*table(header, rows), f"![{tasks[task].title}](charts/{task}.png)", ""]
