@@ -226,6 +226,25 @@ def test_paired_differences():
     assert difference([2.0 * weights], [1.0 * weights], weights).mean == pytest.approx(1)
 
 
+def test_intervals_of_differences_are_those_of_the_normal_approximation():
+    rng = np.random.default_rng(1)
+    things = rng.integers(1, 9, 500)
+    sums = rng.normal(0.3, 1, 500) * things + rng.normal(size=500)
+    half = 1.96 * sums.std() / 500**0.5
+    one = difference([sums], [np.zeros(500)])
+    assert (one.high - one.low) / 2 == pytest.approx(half, rel=0.1)
+    ratio = sums.sum() / things.sum()  # its deviation is that of what is left of each item, to first order
+    half = 1.96 * (sums - ratio * things).std() / 500**0.5 / things.mean()
+    weighted = difference([sums], [np.zeros(500)], things)
+    assert weighted.mean == pytest.approx(ratio)
+    assert (weighted.high - weighted.low) / 2 == pytest.approx(half, rel=0.1)
+    # trainings beside items: both variances add up
+    effects = np.linspace(-1, 1, 8)
+    several = difference([sums + effect for effect in effects], [np.zeros(500)] * 8)
+    half = 1.96 * (sums.var() / 500 + effects.var() / 8) ** 0.5
+    assert (several.high - several.low) / 2 == pytest.approx(half, rel=0.1)
+
+
 def test_curves_count_what_was_trained_twice_once(tmp_path):
     def valid(updates, loss, seconds):
         row = {
