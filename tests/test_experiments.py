@@ -374,6 +374,17 @@ def test_pages_that_are_broken(tmp_path):
         paragraphs_main([str(page), "--out", str(out)])
 
 
+def test_more_texts_of_one_name_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "text.txt").write_text("words\n")
+    words = ["bash", HERE / "text.sh", tmp_path / "out", tmp_path / "a/text.txt", tmp_path / "b/text.txt"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert re.search(r"a/text\.txt and .*b/text\.txt have the same name", done.stderr)
+    assert not (tmp_path / "out").exists()
+
+
 STAND_IN = """() {
     case "$1 ${2-}" in
         "-c import torch"*) echo 0 ;;

@@ -16,6 +16,12 @@ OUT=$(realpath -m "$1") NAME=text.sh MORE=()
 shift
 for path in "$@"; do
     [ -e "$path" ] || { echo "$NAME: there is no $path" >&2; exit 2; }
+    for other in ${MORE[@]+"${MORE[@]}"}; do  # they would be one file in OUT
+        [ "$(basename "$other")" != "$(basename "$(realpath "$path")")" ] || {
+            echo "$NAME: $other and $path have the same name; rename one of them" >&2
+            exit 2
+        }
+    done
     MORE+=("$(realpath "$path")")
 done
 cd "$(dirname "$0")/../.."
