@@ -1,18 +1,15 @@
 """RESULTS.md and the charts of scripts/experiments/objectives.py, from its results alone."""
 
 import statistics
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from curves import draw_curves, draw_infilling, draw_scores
+from found import ALL, FIRST, LATER, Results
 from measure import LENGTHS, METHODS
 from paired import Difference, difference
 
-from fairseq_pmlm.errors import PMLMError, first_line
 from fairseq_pmlm.text import write_text
 
 NAMES = {
@@ -38,7 +35,6 @@ ASKED = {
 }
 # Table 6 of the paper, where a task is one of its own: models of base size, Wikipedia and BookCorpus
 PAPER = {"sst2": {"ae+par-relative": 93.2, "ae+par": 93.0, "ae+ar": 92.6, "ae": 92.4, "par": 92.5, "ar": 92.3}}
-ALL, FIRST, LATER = (1, 1 << 15), (1, 1), (2, 1 << 15)  # steps of a factorization order, from and to
 LIMITS = """\
 * {seeds} and one size, {layers} layers of width {width}, on {words} of text: far from the paper's 12 layers of 768 and
   16 GB. Differences of the paper's size (0.5 points of accuracy) are smaller than most intervals here.
@@ -48,65 +44,6 @@ LIMITS = """\
   curves, and the differences by updates, are of all masked tokens.
 * The vocabulary, the learning rate and the schedule are the same for all systems and were tuned for none of them.
 * Times are those of the processor in training steps, without validation; of the clock, on a GPU."""
-
-
-class Results:
-    """What the jobs have found, by kind, system and seed."""
-
-    def __init__(self, out: Path, results: Sequence[dict]):
-        self.out = out
-        text = next((result for result in results if result["kind"] == "text"), {})
-        self.words, self.entropy = text.get("words", 0), text.get("entropy")
-        self.trained: dict[str, dict[int, dict]] = {}
-        self.files: dict[str, dict[int, Path]] = {}
-        self.scores: dict[str, dict[str, dict[int, np.ndarray]]] = {}
-        for result in results:
-            facts = result["facts"]
-            if result["kind"] == "pretraining":
-                self.trained.setdefault(facts["system"], {})[facts["seed"]] = result
-            elif result["kind"] == "measures":
-                self.files.setdefault(facts["system"], {})[facts["seed"]] = out / result["file"]
-            elif result["kind"] == "task":
-                systems = self.scores.setdefault(facts["task"], {})
-                systems.setdefault(facts["system"], {})[facts["seed"]] = np.array(result["items"])
-
-    def seeds(self, *systems: str) -> list[int]:
-        """Seeds with which all of these systems have been measured."""
-        return sorted(set.intersection(*(set(self.files.get(system, {})) for system in systems)))
-
-    def measures(self, system: str, seed: int) -> dict[str, np.ndarray]:
-        return load(self.files[system][seed])
-
-    def losses(self, system: str, name: str, steps=ALL) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """Seed -> for each block of the validation text the sum of the losses *name* at these steps, and how many."""
-        found = {}
-        for seed in self.seeds(system):
-            m = self.measures(system, seed)
-            if name in m:
-                chosen = m["shown"] & (m["step"] >= steps[0]) & (m["step"] <= steps[1])
-                blocks = int(m["block"].max()) + 1
-                sums = np.bincount(m["block"][chosen], m[name][chosen], blocks)
-                found[seed] = sums, np.bincount(m["block"][chosen], minlength=blocks)
-        return found
-
-
-@lru_cache(maxsize=64)
-def load(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of measure.py.
-
-    Raises:
-        PMLMError: they cannot be read.
-    """
-    try:
-        with np.load(path) as file:
-            return dict(file)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        made = [path.parent.with_name(f"{path.parent.name}.measure")]
-        if not (path.parent / "model").is_dir():
-            made.append(path.parent)  # to be trained anew, too
-        raise PMLMError(
-            f"{path}: cannot be read: {first_line(error)}; remove {' and '.join(map(str, made))}, and run again"
-        ) from error
 
 
 def spread(values: Sequence[float]) -> str:

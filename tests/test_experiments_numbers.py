@@ -1,0 +1,150 @@
+"""scripts/experiments: measures, curves and costs out of files, paired intervals, and what tables make of them."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fairseq_pmlm.errors import PMLMError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "experiments"))
+
+from curves import read_curve
+from found import FIRST, LATER, Results
+from measure import main as measure_main
+from paired import difference
+from results import compare_losses, infilling_section, loss_section
+from sst2_table import cost
+
+
+def test_measures_refuse_what_makes_no_sense(tmp_path):
+    path = str(tmp_path / "checkpoint.pt")
+    for more, match in ((["--out", "x.npz", "--spans", "-1"], "--spans -1: give 0"), (["--out", path], "what is read")):
+        with pytest.raises(PMLMError, match=match):
+            measure_main([str(tmp_path), "--path", path, *more])
+
+
+def test_measures_that_are_torn_are_named(tmp_path):
+    (tmp_path / "ae.1").mkdir()
+    np.savez_compressed(tmp_path / "ae.1/m.npz", length=np.arange(1000))
+    whole = (tmp_path / "ae.1/m.npz").read_bytes()
+    found = Results(tmp_path, [{"kind": "measures", "facts": {"system": "ae", "seed": 1}, "file": "ae.1/m.npz"}])
+    torn = bytearray(whole)
+    torn[len(whole) // 2 : len(whole) // 2 + 8] = b"\xff" * 8
+    for content in (b"", whole[:-30], b"no archive", bytes(torn)):
+        (tmp_path / "ae.1/m.npz").write_bytes(content)
+        with pytest.raises(PMLMError, match=r"m\.npz: cannot be read: .*; remove .*/ae\.1\.measure and .*/ae\.1, "):
+            found.measures("ae", 1)
+    (tmp_path / "ae.1/model").mkdir()
+    with pytest.raises(PMLMError, match=r"remove \S*/ae\.1\.measure, and run again"):
+        found.measures("ae", 1)
+
+
+def test_paired_differences():
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=400) * 10  # what makes items hard is common to both
+    second = [common + rng.normal(size=400) for _ in range(3)]
+    found = difference([x + 0.5 + rng.normal(size=400) for x in second], second)
+    assert found.low < 0.5 < found.high
+    assert found.high - found.low < 0.6  # and far less than without pairing: 4 * 10 / 20
+    assert (found.verdict(), found.verdict(less_is_better=True)) == ("better", "worse")
+    assert difference(second, second) == (0, 0, 0, 3)
+    noisy = difference([x + rng.normal(size=400) for x in second], second)
+    assert noisy.verdict() == "not separable"
+    # one seed that differs from the others moves the interval, however many items there are
+    assert difference([second[0] + 9, second[1], second[2]], second).verdict() == "not separable"
+    weights = np.arange(1, 401)
+    assert difference([2.0 * weights], [1.0 * weights], weights).mean == pytest.approx(1)
+
+
+def test_intervals_of_differences_are_those_of_the_normal_approximation():
+    rng = np.random.default_rng(1)
+    things = rng.integers(1, 9, 500)
+    sums = rng.normal(0.3, 1, 500) * things + rng.normal(size=500)
+    half = 1.96 * sums.std() / 500**0.5
+    one = difference([sums], [np.zeros(500)])
+    assert (one.high - one.low) / 2 == pytest.approx(half, rel=0.1)
+    ratio = sums.sum() / things.sum()  # its deviation is that of what is left of each item, to first order
+    half = 1.96 * (sums - ratio * things).std() / 500**0.5 / things.mean()
+    weighted = difference([sums], [np.zeros(500)], things)
+    assert weighted.mean == pytest.approx(ratio)
+    assert (weighted.high - weighted.low) / 2 == pytest.approx(half, rel=0.1)
+    # trainings beside items: both variances add up
+    effects = np.linspace(-1, 1, 8)
+    several = difference([sums + effect for effect in effects], [np.zeros(500)] * 8)
+    half = 1.96 * (sums.var() / 500 + effects.var() / 8) ** 0.5
+    assert (several.high - several.low) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_curves_count_what_was_trained_twice_once(tmp_path):
+    def valid(updates, loss, seconds):
+        row = {
+            "epoch": 1,
+            "valid_loss": "1",
+            "valid_ae_loss": loss,
+            "valid_seconds": seconds,
+            "valid_num_updates": updates,
+        }
+        return json.dumps({key: str(value) for key, value in row.items()})
+
+    rows = ["{'_name': None}", '{"epoch": 1, "num_updates": "50"}', valid(100, 8.5, 21.5), valid(200, 7.7, 10)]
+    rows += [valid(200, 7.5, 18.25), valid(300, 7.25, 20), "not a row"]
+    (tmp_path / "log").write_text("\n".join(rows) + "\n")
+    assert read_curve(tmp_path / "log") == [
+        {"updates": 100, "ae": 8.5, "seconds": 21.5},
+        {"updates": 200, "ae": 7.5, "seconds": 39.75},
+        {"updates": 300, "ae": 7.25, "seconds": 59.75},
+    ]
+    (tmp_path / "log").write_text("nothing\n")
+    with pytest.raises(PMLMError, match="no validation"):
+        read_curve(tmp_path / "log")
+
+
+def test_bits_and_right_tokens_are_of_tokens_and_not_of_spans(tmp_path):
+    (tmp_path / "charts").mkdir()
+    lengths, method = np.arange(1, 7), "at once, [M]"
+    measured = {"exact": lengths == 1, "right": lengths // 2, "bits": lengths.astype(float)}
+    np.savez(tmp_path / "m.npz", length=lengths, **{f"{name}.{method}": values for name, values in measured.items()})
+    found = Results(tmp_path, [{"kind": "measures", "facts": {"system": "ae", "seed": 1}, "file": "m.npz"}])
+    row = next(line for line in infilling_section(found, ["ae"]) if line.startswith("| AE | at once"))
+    assert row.endswith(f"| {100 / 6:.1f} / {100 * 9 / 21:.1f} | {91 / 21:.2f} |")
+
+
+def measured(folder, system, seed, tokens, seconds, loss, steps):
+    """A training and its measures: two blocks of three tokens each."""
+    name = f"{system}.{seed}.npz"
+    np.savez(
+        folder / name, block=np.repeat([0, 1], 3), step=np.tile(steps, 2), shown=np.ones(6, bool), ae=np.full(6, loss)
+    )
+    facts = {"system": system, "seed": seed}
+    curve = [{"updates": 1, "ae": loss, "seconds": seconds}]
+    training = {"kind": "pretraining", "facts": facts, "tokens": tokens, "seconds": seconds, "curve": curve}
+    return [training, {"kind": "measures", "facts": facts, "file": name}]
+
+
+def test_tokens_and_minutes_are_those_of_the_seeds_that_count(tmp_path):
+    rows = measured(tmp_path, "ae-longer", 1, 8e6, 60, 5.0, [1, 2, 3])
+    rows += measured(tmp_path, "ae-longer", 2, 9e6, 120, 6.0, [1, 2, 3])
+    rows += measured(tmp_path, "ae-longer", 3, 1e9, 9e9, 7.0, [1, 2, 3])[:1]  # not measured yet
+    line = next(x for x in loss_section(Results(tmp_path, rows), ["ae-longer"]) if x.startswith("| AE, as long"))
+    assert line.startswith("| AE, as long as AE+PAR takes | 2 | 8.5 | 1.50 ± 0.71 | 5.50 ± 0.71 |")
+
+
+def test_losses_of_no_token_are_not_compared(tmp_path):
+    rows = measured(tmp_path, "ae", 1, 1, 1, 5.0, [2, 2, 3]) + measured(tmp_path, "ae+par", 1, 1, 1, 5.5, [2, 2, 3])
+    found, pair = Results(tmp_path, rows), (("ae+par", "ae"), ("ae", "ae"))
+    assert compare_losses(found, *pair, LATER) == (0.5, 0.5, 0.5, 1)
+    assert compare_losses(found, *pair, FIRST) is None
+
+
+def test_costs_of_a_training_that_went_on(tmp_path):
+    rows = [(217, 90, 95), (434, 30, 0), (440, 6, 0)]  # the second epoch was interrupted
+    keys = ("train_num_updates", "train_train_wall", "train_wall")
+    lines = [json.dumps(dict(zip(keys, map(str, row), strict=True))) for row in rows]
+    (tmp_path / "log").write_text('{"loss": "1", "train_wall": "9", "num_updates": "5"}\n' + "\n".join(lines))
+    assert cost(tmp_path / "log") == (440, 2.1)
+    (tmp_path / "log").write_text("nothing\n")
+    with pytest.raises(PMLMError, match="no end of an epoch"):
+        cost(tmp_path / "log")
