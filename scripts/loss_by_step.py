@@ -22,6 +22,7 @@ from fairseq import checkpoint_utils, utils
 from tqdm import tqdm
 
 from fairseq_pmlm.binarized import unigram_entropy
+from fairseq_pmlm.datasets import OBJECTIVES
 from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.tasks.pmlm import PMLMTask
 from fairseq_pmlm.text import write_text
@@ -29,23 +30,22 @@ from fairseq_pmlm.text import write_text
 GROUPS = [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 10**9)]  # first and last step
 
 
-def parse_args():
+def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("data", help="directory made by prepare_pretraining.py")
     parser.add_argument("--path", required=True, help="checkpoint of --task pmlm")
     parser.add_argument("--split", default="valid", help="part of the data to measure on")
     parser.add_argument("--max-tokens", type=int, default=8000, help="slots per batch")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to FILE")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main():
-    args = parse_args()
-    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-        [args.path], arg_overrides={"data": args.data, "objective": "ae+par"}
-    )
+def main(argv=None) -> None:
+    args = parse_args(argv)
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task([args.path], arg_overrides={"data": args.data})
     if not isinstance(task, PMLMTask):
         raise PMLMError(f"--path {args.path} was trained for {task.__class__.__name__}, not for --task pmlm")
+    trained, task.cfg.objective = OBJECTIVES[str(task.cfg.objective)], "ae+par"  # every step is measured in both ways
     model = models[0].eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
@@ -60,6 +60,8 @@ def main():
     for row in table:
         print(f"{row['step']:>12} {row['tokens']:>9,} {row['ae']:>9.3f} {row['par']:>9.3f}")
     print(f"unigram entropy of the training text: {entropy:.3f} bits")
+    if trained != ("ae", "par"):
+        print(f"note: this checkpoint was trained with --objective {'+'.join(trained)}; the rest it has never learned")
     if args.json:
         write_text(args.json, json.dumps({"unigram_entropy": entropy, "steps": table}, indent=1))
 

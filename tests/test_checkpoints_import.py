@@ -67,6 +67,11 @@ def compare(folder, imported, theirs, with_segments):
     return model
 
 
+def objective(path):
+    """What the checkpoint says it was trained for."""
+    return torch.load(path)["cfg"]["task"]["objective"]
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_outputs_equal_those_of_transformers(kind, tmp_path):
     theirs = save_by_transformers(kind, tmp_path)
@@ -139,6 +144,7 @@ def test_an_encoder_alone_of_bert_and_roberta(tmp_path):
         assert lines[0].startswith(f"format: {kind}; ")
         assert any(line.startswith("initialised: the LM head") for line in lines)
         model = load(folder / "out" / "model.pt")[0]
+        assert objective(folder / "out" / "model.pt") == "ae"
         indices = row_indices(folder, model)
         ids, mask, segments = batch(model, indices)
         with torch.no_grad():
@@ -212,6 +218,7 @@ def test_unilm_equals_the_authors_scheme(relative, tmp_path):
     assert lines[0].startswith("format: unilm; ")
     assert ("--relative-positions --relative-position-max-distance 20" in lines[-1]) == relative
     model = load(tmp_path / "out" / "model.pt")[0]
+    assert objective(tmp_path / "out" / "model.pt") == "ae+par"
     indices = row_indices(tmp_path, model)
     cls, sep, mask = (PIECES.index(piece) for piece in ("[CLS]", "[SEP]", "[MASK]"))
     generator = torch.Generator().manual_seed(3)

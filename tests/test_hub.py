@@ -64,7 +64,7 @@ def place(tmp_path_factory):
         parameter.data.add_(torch.randn_like(parameter) * 0.05)
     known = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg) if f.name != "_name"}
     known = {k: v if isinstance(v, (int, float, str, type(None))) else str(v) for k, v in known.items()}
-    torch.save(fairseq_checkpoint(known, model.state_dict(), str(data)), checkpoints / "checkpoint_best.pt")
+    torch.save(fairseq_checkpoint(known, model.state_dict(), str(data), "ae+par"), checkpoints / "checkpoint_best.pt")
     (data / "label").mkdir()
     (data / "label" / "dict.txt").write_text("0 5\n1 6\n")
     return place
@@ -199,7 +199,7 @@ def test_what_cannot_be_loaded_or_asked(hub, place, tmp_path):
         PMLMModel.from_pretrained(str(tmp_path))
     with pytest.raises(PMLMError, match=r"no .*dict\.txt"):
         PMLMModel.from_pretrained(str(place / "checkpoints/reviews"))
-    empty = fairseq_checkpoint({"max_positions": 9}, {"a": torch.zeros(1)}, "")
+    empty = fairseq_checkpoint({"max_positions": 9}, {"a": torch.zeros(1)}, "", "ae")
     for lacking in ({"cfg": None}, {"cfg": {}}, {"model": None}):
         torch.save(empty | lacking, tmp_path / "model.pt")
         with pytest.raises(PMLMError, match=r"model\.pt does not hold a fairseq_pmlm model"):

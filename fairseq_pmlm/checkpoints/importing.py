@@ -67,7 +67,9 @@ def import_checkpoint(
             raise PMLMError(f"--checkpoint {path}: {error}") from None
         tokenizer = words.write(folder)
         options, state["identity"] = describe(options, words.types(), tokenizer, state)
-        torch.save(fairseq_checkpoint(options, state, os.path.realpath(save_dir)), os.path.join(folder, "model.pt"))
+        objective = "ae+par" if kind == "unilm" or "<pseudo>" in words.symbols else "ae"  # what [P] has learned
+        made = fairseq_checkpoint(options, state, os.path.realpath(save_dir), objective)
+        torch.save(made, os.path.join(folder, "model.pt"))
     return [
         *report.lines(),
         f"model: {sum(tensor.numel() for tensor in state.values()) - redundant(options, state):,} parameters; "
@@ -106,9 +108,10 @@ def describe(
     return known, identity.to_tensor(identity.facts(cfg, dictionary.symbols, tokenizer))
 
 
-def fairseq_checkpoint(options: dict[str, Any], state: dict[str, Tensor], data: str) -> dict[str, Any]:
+def fairseq_checkpoint(options: dict[str, Any], state: dict[str, Tensor], data: str, objective: str) -> dict[str, Any]:
     """What ``fairseq-generate --path`` and ``fairseq-train --finetune-from-model`` read, before any training."""
-    task = {"_name": "pmlm", "data": data, "tokens_per_sample": min(512, options["max_positions"])}
+    block = min(512, options["max_positions"])
+    task = {"_name": "pmlm", "data": data, "objective": objective, "tokens_per_sample": block}
     common = OmegaConf.to_container(OmegaConf.structured(CommonConfig), enum_to_str=True)  # tasks refer to it
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
     return {

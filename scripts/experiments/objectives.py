@@ -124,6 +124,8 @@ def main(argv=None) -> None:
         )
     changes = {key: getattr(args, key) for key in ("seeds", "updates", "systems", "tasks")}
     changes = {k: tuple(dict.fromkeys(v)) if isinstance(v, list) else v for k, v in changes.items() if v}
+    if args.updates:  # the schedule keeps its shape
+        changes["warmup"] = max(1, round(setting.warmup * args.updates / setting.updates))
     setting = dataclasses.replace(setting, **changes)
     out = args.out.resolve()
     try:

@@ -1,0 +1,53 @@
+"""scripts/loss_by_step.py beside the measures of scripts/experiments, which count the same losses in another way."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from loss_by_step import main
+from reference import small_dictionary, small_model
+from test_binarized import write
+
+from fairseq_pmlm.checkpoints.importing import fairseq_checkpoint
+from fairseq_pmlm.options import PMLMConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "experiments"))
+
+from measure import validation_losses
+
+
+@pytest.mark.parametrize("objective", ["ae+par", "ae", "par"])
+def test_losses_by_step_are_those_of_the_experiments(objective, tmp_path, capsys):
+    dictionary, rng = small_dictionary(), np.random.default_rng(0)
+    dictionary.save(str(tmp_path / "dict.txt"))
+    for split in ("train", "valid"):
+        write(tmp_path / split, [[*rng.integers(4, 34, 20).tolist(), 2] for _ in range(40)])
+    model = small_model(True)
+    fields = [field.name for field in dataclasses.fields(PMLMConfig) if field.name != "_name"]
+    options = {name: getattr(model.cfg, name) for name in fields}
+    options = {k: v if isinstance(v, (int, float, str, type(None))) else str(v) for k, v in options.items()}
+    path = str(tmp_path / "model.pt")
+    torch.save(fairseq_checkpoint(options, model.state_dict(), str(tmp_path), objective), path)
+    main([str(tmp_path), "--path", path, "--json", str(tmp_path / "found.json")])
+    printed = capsys.readouterr().out
+    assert ("note: this checkpoint was trained with" in printed) == (objective != "ae+par")
+    assert objective == "ae+par" or f"--objective {objective};" in printed
+
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([path], arg_overrides={"objective": "ae+par"})
+    task.load_dataset("valid")
+    with torch.no_grad():
+        expected = validation_losses(model.eval(), task.dataset("valid"), 7, "cpu")
+    steps = json.loads((tmp_path / "found.json").read_text())["steps"]
+    for row in steps:
+        numbers = [int(number) for number in row["step"].split("-")] if row["step"] != "all" else [1, 99]
+        first, last = numbers[0], numbers[-1]
+        chosen = expected["shown"] & (expected["step"] >= first) & (expected["step"] <= last)
+        assert row["tokens"] == chosen.sum() > 0
+        assert row["ae"] == pytest.approx(expected["ae"][chosen].mean(), abs=1e-4)
+        assert row["par"] == pytest.approx(expected["par"][chosen].mean(), abs=1e-4)
+    assert len(steps) > 3
