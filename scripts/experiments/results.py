@@ -9,6 +9,7 @@ from curves import draw_curves, draw_infilling, draw_scores
 from found import ALL, FIRST, LATER, Results
 from measure import LENGTHS, METHODS
 from paired import Difference, difference
+from settings import LONGER
 
 from fairseq_pmlm.text import write_text
 
@@ -38,8 +39,8 @@ PAPER = {"sst2": {"ae+par-relative": 93.2, "ae+par": 93.0, "ae+ar": 92.6, "ae": 
 LIMITS = """\
 * {seeds} and one size, {layers} layers of width {width}, on {words} of text: far from the paper's 12 layers of 768 and
   16 GB. Differences of the paper's size (0.5 points of accuracy) are smaller than most intervals here.
-* Intervals are 95 %, from a bootstrap over test items and seeds together; with one or two seeds they say little about
-  other seeds. No correction for the number of comparisons.
+* Intervals are 95 %, from a bootstrap over test items and seeds together. With one seed they are about these trainings
+  alone; with two or three they are still too narrow where trainings vary. No correction for the number of comparisons.
 * Losses are in bits a masked token, where the [M] slot shows [M]: elsewhere both objectives see that token. Learning
   curves, and the differences by updates, are of all masked tokens.
 * The vocabulary, the learning rate and the schedule are the same for all systems and were tuned for none of them.
@@ -260,7 +261,8 @@ def write_report(
     """
     found = Results(out, results)
     (out / "charts").mkdir(exist_ok=True)
-    shown = [name for name in (*systems, "ae-longer", "par-longer", "par-corrupted") if found.trained.get(name)]
+    compared = [name for name in (*systems, "par-corrupted") if found.trained.get(name)]
+    shown = [*compared, *(name for name in LONGER if found.trained.get(name))]
     if found.trained:
         curves = {NAMES[name]: [r["curve"] for _, r in sorted(found.trained[name].items())] for name in shown}
         draw_curves(out / "charts" / "curves.png", curves, setting.batch * (setting.block - 3))
@@ -272,7 +274,7 @@ def write_report(
         "open. This page and its charts are written by the command below; run it again to go on.",
         "",
         "```bash",
-        "bash scripts/experiments/text.sh TEXT",
+        "bash scripts/experiments/text.sh TEXT [MORE_TEXT ...]",
         command,
         "```",
         "",
@@ -282,13 +284,13 @@ def write_report(
         "",
         *(loss_section(found, shown) if found.files else ["No model has been measured yet.", ""]),
         *curve_section(found),
-        *infilling_section(found, shown),
+        *infilling_section(found, compared),
         *task_section(found, tasks, shown),
         *question_section(found, questions),
         "## Limits",
         "",
         LIMITS.format(
-            seeds={0: "No seed so far", 1: "One seed"}.get(seeds, f"{seeds} seeds"),
+            seeds={0: "No seed so far", 1: "One seed"}.get(seeds, f"At most {seeds} seeds"),
             layers=setting.layers,
             width=setting.width,
             words=f"{found.words / 1e6:.1f} million words",
