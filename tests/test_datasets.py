@@ -10,6 +10,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetB
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import small_dictionary
+from test_binarized import write
 
 from fairseq_pmlm import masking
 from fairseq_pmlm.blocks import TextBlocks
@@ -104,6 +105,18 @@ def test_binarized_files_that_are_cut_short_are_named(tmp_path, kind):
     said = r"train\.bin has 175 bytes, and .*train\.idx is of 180" if kind == "bin" else "9 items take 134 bytes"
     with pytest.raises(PMLMError, match=said):
         task.load_binarized(str(tmp_path / "train"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "corrupt", "split", "said"),
+    [("par", False, "train", True), ("par", True, "train", False), ("par", False, "valid", False),
+     ("ae+par", False, "train", False), ("ae", False, "train", False)],
+)  # fmt: skip
+def test_par_alone_is_warned_of_pseudo_masks_that_show_nothing(tmp_path, caplog, objective, corrupt, split, said):
+    write(tmp_path / split, [[5, 6, 7, 2]] * 9)
+    cfg = PMLMTaskConfig(data=str(tmp_path), objective=objective, corrupt_pseudo=corrupt)
+    PMLMTask(cfg, small_dictionary()).load_dataset(split)
+    assert ("without --corrupt-pseudo" in caplog.text) == said
 
 
 def dataset(objective="ae+par", size=40, lines=60, shuffle=True, **options):

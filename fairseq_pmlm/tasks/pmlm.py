@@ -52,7 +52,10 @@ class PMLMTaskConfig(PMLMBaseConfig):
     )
     corrupt_pseudo: bool = field(
         default=False,
-        metadata={"help": "let [P] slots show what the [M] slots of their place show, but for [M] itself"},
+        metadata={
+            "help": "let [P] slots show what the [M] slots of their place show, but for [M] itself; without it, "
+            "--objective par alone starts to learn late"
+        },
     )
     seed: int = II("common.seed")
     fp16: bool = II("common.fp16")
@@ -105,6 +108,10 @@ class PMLMTask(PMLMBaseTask):
             break_mode=self.cfg.sample_break_mode,
             types=len(self.dictionary),
         )
+        if split == "train" and self.cfg.objective == "par" and not self.cfg.corrupt_pseudo:
+            logger.warning(
+                "--objective par without --corrupt-pseudo: [P] slots never show their token, which learning waits for"
+            )
         logger.info(f"loaded {len(blocks):,} blocks of {blocks.sizes.mean():.1f} tokens from {prefix}")
         if blocks.lines.cut_lines:
             logger.info(f"{blocks.lines.cut_lines:,} lines of {prefix} are longer than a block, and cut into several")
