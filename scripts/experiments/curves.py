@@ -67,27 +67,32 @@ def draw_curves(path: Path, curves: Mapping[str, Sequence[Sequence[dict]]], toke
     save(figure, path)
 
 
-def draw_infilling(path: Path, lengths: Sequence[int], rows: Mapping[str, Sequence[float]], title: str) -> None:
-    """Token accuracy by length of the span, a line for each system and method."""
-    figure, axes = plt.subplots(figsize=(8, 4.5))
-    for name, values in rows.items():
-        axes.plot(lengths, values, marker="o", label=name)
+def draw_infilling(
+    path: Path, lengths: Sequence[int], rows: Mapping[tuple[str, str], Sequence[float]], title: str
+) -> None:
+    """Token accuracy by length of the span: a colour for each system, a line style and a marker for each method."""
+    systems, methods = (list(dict.fromkeys(names)) for names in zip(*rows, strict=True))
+    styles = list(zip(("-", "--", "-.", ":", "-"), "osv^x", strict=True))
+    figure, axes = plt.subplots(figsize=(9, 5))
+    for (system, method), values in rows.items():
+        line, marker = styles[methods.index(method) % len(styles)]
+        style = {"color": f"C{systems.index(system)}", "linestyle": line, "marker": marker, "alpha": 0.8}
+        axes.plot(lengths, values, label=f"{system}, {method}", **style)
     axes.set_xlabel("tokens of the span")
     axes.set_ylabel("tokens right, %")
     axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=7, ncol=2)
     save(figure, path)
 
 
 def draw_scores(path: Path, scores: Mapping[str, Sequence[float]], title: str) -> None:
-    """A bar for the mean of each system, and a dot for each seed."""
+    """A line for the mean of each system, and a dot for each seed."""
     figure, axes = plt.subplots(figsize=(1.5 + 1.2 * len(scores), 3.6))
     for i, values in enumerate(scores.values()):
-        axes.bar(i, sum(values) / len(values), color=f"C{i}", alpha=0.5)
+        axes.plot([i - 0.25, i + 0.25], [sum(values) / len(values)] * 2, color=f"C{i}", linewidth=3, alpha=0.6)
         axes.plot([i] * len(values), values, "k.", alpha=0.8)
-    every = [value for values in scores.values() for value in values]
-    spread = max(every) - min(every) or 1
-    axes.set_ylim(max(0, min(every) - spread), max(every) + spread / 2)
+    axes.margins(x=0.1, y=0.15)
+    axes.grid(axis="y", alpha=0.3)
     axes.set_xticks(range(len(scores)), list(scores))
     axes.set_title(title, fontsize=10)
     save(figure, path)

@@ -152,7 +152,7 @@ def infilling_section(results: Results, systems: Sequence[str]) -> list[str]:
                 accuracies.append(statistics.mean(right))
             bits = spread([np.average(m[f"bits.{method}"], weights=m["length"]) for m in per_seed])
             rows.append([NAMES[system], method, *cells, bits])
-            drawn[f"{NAMES[system]}, {method}"] = accuracies[:-1]
+            drawn[NAMES[system], method] = accuracies[:-1]
     if not rows:
         return []
     draw_infilling(results.out / "charts" / "infilling.png", list(LENGTHS), drawn, "Infilling of held-out text")
