@@ -180,6 +180,16 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def keep_inputs(out: str | os.PathLike | None, *read: str | os.PathLike) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        PMLMError: the file of ``--out`` is one of these.
+    """
+    if out and os.path.realpath(out) in map(os.path.realpath, read):
+        raise PMLMError(f"--out {out} is what is read")
+
+
 def write_output(path: str | os.PathLike | None, text: str) -> None:
     """What a script has made: into the file of its ``--out``, as :func:`write_text`, or to standard output.
 

@@ -32,7 +32,7 @@ from fairseq_pmlm.arguments import positive
 from fairseq_pmlm.datasets import OBJECTIVES
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.model import PMLMModel
-from fairseq_pmlm.text import clean_line, kind, read_lines, read_records, write_output
+from fairseq_pmlm.text import clean_line, keep_inputs, kind, read_lines, read_records, write_output
 
 WIDEST = 1000  # beams: each keeps as many candidates
 
@@ -73,8 +73,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         raise PMLMError(f"--order {args.order} is none of {', '.join(gaps.ORDERS)}, and no file")
     if args.order not in gaps.ORDERS and args.steps:
         raise PMLMError(f"--steps {args.steps}: --order {args.order} says what the steps are; give one of them")
-    if args.out and os.path.realpath(args.out) in map(os.path.realpath, (args.input, args.order)):
-        raise PMLMError(f"--out {args.out} is what is read")
+    keep_inputs(args.out, args.input, args.order)
     return args
 
 

@@ -9,7 +9,6 @@ later steps the partially autoregressive one also sees the original tokens of th
 """
 
 import argparse
-import json
 import math
 import os
 
@@ -25,7 +24,7 @@ from fairseq_pmlm.binarized import unigram_entropy
 from fairseq_pmlm.datasets import OBJECTIVES
 from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.tasks.pmlm import PMLMTask
-from fairseq_pmlm.text import write_text
+from fairseq_pmlm.text import write_json
 
 GROUPS = [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 10**9)]  # first and last step
 
@@ -63,7 +62,7 @@ def main(argv=None) -> None:
     if trained != ("ae", "par"):
         print(f"note: this checkpoint was trained with --objective {'+'.join(trained)}; the rest it has never learned")
     if args.json:
-        write_text(args.json, json.dumps({"unigram_entropy": entropy, "steps": table}, indent=1))
+        write_json(args.json, {"unigram_entropy": entropy, "steps": table})
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from fairseq_pmlm import glue, heads
 from fairseq_pmlm.arguments import positive
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.model import PMLMModel
-from fairseq_pmlm.text import Counts, read_lines, write_output
+from fairseq_pmlm.text import Counts, keep_inputs, read_lines, write_output
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -55,8 +55,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.texts and len(args.texts) > 2:
         parser.error(f"--texts {' '.join(args.texts)}: one or two")
-    if args.out and os.path.realpath(args.out) == os.path.realpath(args.input):
-        raise PMLMError(f"--out {args.out} is the input")
+    keep_inputs(args.out, args.input)
     if args.out and not os.path.isdir(os.path.dirname(args.out) or "."):  # now, and not after all the work
         raise PMLMError(f"--out {args.out}: there is no directory {os.path.dirname(args.out)}")
     return args

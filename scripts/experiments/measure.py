@@ -16,7 +16,6 @@ exact.M, right.M, bits.M for each method M: whether the whole span is right, how
 import argparse
 import copy
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from fairseq_pmlm.arguments import positive
 from fairseq_pmlm.datasets import OBJECTIVES, PMLMDataset
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.gaps import factorize
-from fairseq_pmlm.text import replacing
+from fairseq_pmlm.text import keep_inputs, replacing
 
 LENGTHS = range(1, 7)
 # name: what makes a step, order of the steps, whether the [M] slots predict
@@ -62,8 +61,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.spans < 0:
         raise PMLMError(f"--spans {args.spans}: give 0 (nothing is filled) or more")
-    if os.path.realpath(args.out) == os.path.realpath(args.path):
-        raise PMLMError(f"--out {args.out} is what is read")
+    keep_inputs(args.out, args.path)
     return args
 
 

@@ -9,7 +9,6 @@ four fifths of them of letters alone, and a mark at its end. How much is left ou
 
 import argparse
 import fnmatch
-import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fairseq_pmlm.errors import PMLMError, install_excepthook
-from fairseq_pmlm.text import list_files, reading, write_text
+from fairseq_pmlm.text import keep_inputs, list_files, reading, write_text
 
 WORD = re.compile(r"[\"'“‘(\[]*[^\W\d_]+(?:['’-][^\W\d_]+)*['’”\")\]]*[.,;:!?]*['’”\")\]]*")
 END = re.compile(r"[.!?:][\"'”)\]]*$")
@@ -74,8 +73,7 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     pages = [page for page in list_files(args.pages) if page.endswith((".html", ".htm"))]
     pages = [page for page in pages if not any(fnmatch.fnmatch(page, pattern) for pattern in args.skip)]
-    if os.path.realpath(args.out) in map(os.path.realpath, pages):
-        raise PMLMError(f"--out {args.out} is what is read")
+    keep_inputs(args.out, *pages)
     if not pages:
         raise PMLMError(f"{' '.join(args.pages)}: no .html files")
     documents, paragraphs = [], 0
