@@ -183,9 +183,9 @@ class Answers(Task):
 TASKS = {
     task.name: task
     for task in (
-        Classification("sst2", "SST-2", "accuracy", "sst2", (Budget(660, 32, 3e-4), Budget(660, 32, 1e-4))),
+        Classification("sst2", "SST-2", "accuracy", "sst2", (Budget(440, 32, 3e-4), Budget(660, 32, 1e-4))),
         Generation(
-            "docstrings", "docstring to summary line", "ROUGE-L", None, (Budget(600, 32, 1e-3), Budget(1500, 64, 3e-4)),
+            "docstrings", "docstring to summary line", "ROUGE-L", None, (Budget(400, 32, 1e-3), Budget(1500, 64, 3e-4)),
             (80, 160), (32, 48),
         ),
         Answers("fairytaleqa", "FairytaleQA, literal answers", "F1", "fairytaleqa",
