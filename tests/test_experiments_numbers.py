@@ -71,11 +71,21 @@ def test_intervals_of_differences_are_those_of_the_normal_approximation():
     weighted = difference([sums], [np.zeros(500)], things)
     assert weighted.mean == pytest.approx(ratio)
     assert (weighted.high - weighted.low) / 2 == pytest.approx(half, rel=0.1)
-    # trainings beside items: both variances add up
-    effects = np.linspace(-1, 1, 8)
-    several = difference([sums + effect for effect in effects], [np.zeros(500)] * 8)
-    half = 1.96 * (sums.var() / 500 + effects.var() / 8) ** 0.5
-    assert (several.high - several.low) / 2 == pytest.approx(half, rel=0.1)
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+@pytest.mark.parametrize("between", [0.0, 0.03, 0.3])
+def test_intervals_of_differences_cover_the_truth(seeds, between):
+    """Items and trainings drawn anew a thousand times; trainings differ not at all, somewhat, a lot."""
+    rng, truth, covered, times = np.random.default_rng(seeds), 0.3, 0, 1000
+    for _ in range(times):
+        things = rng.integers(1, 5, 200).astype(float)
+        items = rng.standard_exponential(200) - 1  # skewed, as losses are
+        trainings = truth + between * rng.normal(size=(seeds, 1))
+        sums = trainings * things + (items + 0.5 * rng.normal(size=(seeds, 200))) * things**0.5
+        found = difference(list(sums), list(np.zeros_like(sums)), things)
+        covered += found.low <= truth <= found.high
+    assert 0.87 < covered / times < 0.99
 
 
 def test_curves_count_what_was_trained_twice_once(tmp_path):

@@ -39,8 +39,8 @@ PAPER = {"sst2": {"ae+par-relative": 93.2, "ae+par": 93.0, "ae+ar": 92.6, "ae": 
 LIMITS = """\
 * {seeds} and one size, {layers} layers of width {width}, on {words} of text: far from the paper's 12 layers of 768 and
   16 GB. Differences of the paper's size (0.5 points of accuracy) are smaller than most intervals here.
-* Intervals are 95 %, from a bootstrap over test items and seeds together. With one seed they are about these trainings
-  alone; with two or three they are still too narrow where trainings vary. No correction for the number of comparisons.
+* Intervals are 95 % for new items and new trainings (paired t, crossed random effects); with one seed they
+  are about these trainings alone. No correction for the number of comparisons.
 * Losses are in bits a masked token, where the [M] slot shows [M]: elsewhere both objectives see that token. Learning
   curves, and the differences by updates, are of all masked tokens.
 * The vocabulary, the learning rate and the schedule are the same for all systems and were tuned for none of them.
