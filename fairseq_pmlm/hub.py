@@ -52,6 +52,8 @@ def load(folder: str, checkpoint_file: Optional[str] = None, data: Optional[str]
     names = [checkpoint_file] if checkpoint_file else CHECKPOINTS
     path = next((p for p in (os.path.join(folder, name) for name in names) if os.path.isfile(p)), None)
     if path is None:
+        if checkpoint_file and os.path.isdir(os.path.join(folder, checkpoint_file)):
+            raise PMLMError(f"{os.path.join(folder, checkpoint_file)} is a directory; give a checkpoint in it")
         raise PMLMError(f"{folder}: there is no {' or '.join(names)}")
     data = folder if data is None else data
     dictionary = load_dictionary(data)

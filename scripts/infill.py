@@ -22,6 +22,7 @@ with "span_logprobs".
 import argparse
 import json
 import os
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -47,9 +48,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         choices=[*gaps.UNITS, "ae"],
         help="what is predicted at once (default: token; with an --order FILE, the file says it)",
     )
-    parser.add_argument(
-        "--order", default="left-to-right", metavar="ORDER|FILE", help="order of the steps (default: %(default)s)"
-    )
+    parser.add_argument("--order", metavar="ORDER|FILE", help="order of the steps (default: left-to-right)")
     parser.add_argument("--score", action="store_true", help='score the "spans" of the input instead of filling gaps')
     parser.add_argument("--beam", type=positive, default=5, help="width of the search (default: %(default)s)")
     parser.add_argument("--nbest", type=positive, default=1, help="fillings to write of each text (default: 1)")
@@ -69,6 +68,9 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         raise PMLMError(f"--nbest {args.nbest} is more than --beam {args.beam}")
     if args.seed < 0:
         raise PMLMError(f"--seed {args.seed}: give 0 or more")
+    if args.order and args.steps in ("all", "ae"):
+        raise PMLMError(f"--order {args.order}: with --steps {args.steps} there is but one step; leave --order out")
+    args.order = args.order or "left-to-right"
     if args.order not in gaps.ORDERS and not os.path.isfile(args.order):
         raise PMLMError(f"--order {args.order} is none of {', '.join(gaps.ORDERS)}, and no file")
     if args.order not in gaps.ORDERS and args.steps:
@@ -152,7 +154,18 @@ def lay_out(args: argparse.Namespace, model) -> tuple[list[int], list[infilling.
             mask = gaps.factorize(ranges, unit, args.order, rng)
         texts.append(infilling.Gapped(tokens, np.zeros_like(tokens), mask))
         places.append(ranges)
+    count_unknown(texts, model.dictionary)
     return [number for number, _, _ in rows], texts, places
+
+
+def count_unknown(texts: list[infilling.Gapped], dictionary) -> None:
+    """Say on stderr how many tokens the dictionary does not have: <unk> stands for them, and is scored for them."""
+    around = sum(int((np.delete(t.tokens, t.mask.positions) == dictionary.unk()).sum()) for t in texts)
+    inside = sum(int((t.tokens[t.mask.positions] == dictionary.unk()).sum()) for t in texts)
+    if around:
+        print(f"{around:,} tokens around the gaps are not in the dictionary: read as <unk>", file=sys.stderr)
+    if inside:
+        print(f"{inside:,} tokens of the spans are not in the dictionary: scored as <unk>", file=sys.stderr)
 
 
 def describe(model, text: infilling.Gapped, ranges: list[range], filling: infilling.Filling) -> dict:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from fairseq_pmlm.binarized import unigram_entropy
 from fairseq_pmlm.datasets import OBJECTIVES
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.tasks.pmlm import PMLMTask
 from fairseq_pmlm.text import write_json
 
@@ -33,6 +33,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("data", help="directory made by prepare_pretraining.py")
     parser.add_argument("--path", required=True, help="checkpoint of --task pmlm")
+    parser.add_argument("--user-dir", metavar="DIR", help="where the task of the checkpoint is, if not fairseq_pmlm")
     parser.add_argument("--split", default="valid", help="part of the data to measure on")
     parser.add_argument("--max-tokens", type=int, default=8000, help="slots per batch")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to FILE")
@@ -40,8 +41,15 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def main(argv=None) -> None:
+    install_excepthook()
     args = parse_args(argv)
-    models, _, task = checkpoint_utils.load_model_ensemble_and_task([args.path], arg_overrides={"data": args.data})
+    utils.import_user_module(args)
+    try:
+        models, _, task = checkpoint_utils.load_model_ensemble_and_task([args.path], arg_overrides={"data": args.data})
+    except AssertionError as error:  # fairseq's, with all tasks that there are
+        if "task" not in str(error):
+            raise
+        raise PMLMError(f"--path {args.path} was trained for a --task that is unknown; give its --user-dir") from error
     if not isinstance(task, PMLMTask):
         raise PMLMError(f"--path {args.path} was trained for {task.__class__.__name__}, not for --task pmlm")
     trained, task.cfg.objective = OBJECTIVES[str(task.cfg.objective)], "ae+par"  # every step is measured in both ways

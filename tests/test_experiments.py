@@ -147,6 +147,15 @@ def test_jobs_run_once_in_order_and_go_on_after_a_failure(tmp_path):
         Runner(tmp_path, [make("c", "true", updates=5)], 1, 60).run()
 
 
+def test_a_disk_that_takes_no_more_is_said_in_a_line(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.log").symlink_to("/dev/full")
+    with pytest.raises(PMLMError, match="No space left on device; run again to go on"):
+        Runner(tmp_path, [make("a", "true")], 1, 60).run()
+    (tmp_path / "logs" / "a.log").unlink()
+    assert Runner(tmp_path, [make("a", "true")], 1, 60).run()
+
+
 def test_jobs_stop_in_time_and_end_what_they_started(tmp_path):
     begun = time.monotonic()
     job = make("long", f"echo $$ >{tmp_path}/pid; sleep 100")

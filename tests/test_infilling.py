@@ -319,6 +319,18 @@ def test_the_script_fills_and_scores(place, hub, tmp_path, capsys):  # noqa: F81
     assert math.exp(best["logprob"]) == pytest.approx(probability, abs=1e-5)
 
 
+def test_the_script_says_what_is_unknown(place, hub, tmp_path, capsys):  # noqa: F811
+    texts, spans = tmp_path / "texts.txt", tmp_path / "spans.jsonl"
+    texts.write_text("the \u4e16 <mask> was bad\n")
+    run(place, texts)
+    assert "1 tokens around the gaps are not in the dictionary: read as <unk>" in capsys.readouterr().err
+    spans.write_text(json.dumps({"text": "the <mask> was bad", "spans": ["\u4e16"]}) + "\n")
+    run(place, spans, "--score")
+    said = capsys.readouterr()
+    assert "1 tokens of the spans are not in the dictionary: scored as <unk>" in said.err
+    assert json.loads(said.out)["tokens"] == ["<unk>"]
+
+
 def test_the_script_refuses(place, hub, tmp_path):  # noqa: F811
     texts, spans, order = tmp_path / "texts.txt", tmp_path / "spans.jsonl", tmp_path / "order.txt"
     texts.write_text("the <mask:2> was bad\nno gap\n")
@@ -331,7 +343,11 @@ def test_the_script_refuses(place, hub, tmp_path):  # noqa: F811
     refused("texts.txt, line 2: no gap", texts)
     refused("order.txt: 1 orders for 2 texts", texts, "--order", order)
     refused("--order sideways is none of left-to-right", texts, "--order", "sideways")
+    refused("but one step; leave --order out", texts, "--order", "random", "--steps", "all")
     refused("give one of them", texts, "--order", order, "--steps", "span")
+    for directory in (place / "checkpoints/reviews", f"{place}/data-bin"):
+        with pytest.raises(PMLMError, match="is a directory; give a checkpoint in it"):
+            infill_main([str(texts), "--path", str(directory), "--cpu"])
     refused("--nbest 6 is more than --beam 5", texts, "--nbest", 6)
     refused("--beam 20000: give 1 to 1,000", texts, "--beam", 20000)
     refused(r"--score reads JSON lines", texts, "--score")

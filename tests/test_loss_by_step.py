@@ -14,11 +14,30 @@ from reference import small_dictionary, small_model
 from test_binarized import write
 
 from fairseq_pmlm.checkpoints.importing import fairseq_checkpoint
+from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.options import PMLMConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "experiments"))
 
 from measure import validation_losses
+
+
+def save(folder: Path, objective: str, **task) -> str:
+    """A small model of random weights, trained for --task pmlm, as its checkpoint says; *task*: options to change."""
+    model = small_model(True)
+    fields = [field.name for field in dataclasses.fields(PMLMConfig) if field.name != "_name"]
+    options = {name: getattr(model.cfg, name) for name in fields}
+    options = {k: v if isinstance(v, (int, float, str, type(None))) else str(v) for k, v in options.items()}
+    state = fairseq_checkpoint(options, model.state_dict(), str(folder), objective)
+    state["cfg"]["task"].update(task)
+    torch.save(state, folder / "model.pt")
+    return str(folder / "model.pt")
+
+
+def test_a_task_of_another_user_dir_is_named(tmp_path):
+    path = save(tmp_path, "ae+par", _name="pmlm_of_mine")
+    with pytest.raises(PMLMError, match="a --task that is unknown; give its --user-dir"):
+        main([str(tmp_path), "--path", path])
 
 
 @pytest.mark.parametrize("objective", ["ae+par", "ae", "par"])
@@ -27,12 +46,7 @@ def test_losses_by_step_are_those_of_the_experiments(objective, tmp_path, capsys
     dictionary.save(str(tmp_path / "dict.txt"))
     for split in ("train", "valid"):
         write(tmp_path / split, [[*rng.integers(4, 34, 20).tolist(), 2] for _ in range(40)])
-    model = small_model(True)
-    fields = [field.name for field in dataclasses.fields(PMLMConfig) if field.name != "_name"]
-    options = {name: getattr(model.cfg, name) for name in fields}
-    options = {k: v if isinstance(v, (int, float, str, type(None))) else str(v) for k, v in options.items()}
-    path = str(tmp_path / "model.pt")
-    torch.save(fairseq_checkpoint(options, model.state_dict(), str(tmp_path), objective), path)
+    path = save(tmp_path, objective)
     main([str(tmp_path), "--path", path, "--json", str(tmp_path / "found.json")])
     printed = capsys.readouterr().out
     assert ("note: this checkpoint was trained with" in printed) == (objective != "ae+par")

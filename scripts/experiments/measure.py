@@ -116,7 +116,11 @@ def fill(model, spans, objectives: tuple[str, ...], beam: int) -> dict[str, np.n
     """``length``, and the outcome of every method that the objectives have taught."""
     found = {"length": np.array([len(span) for *_, span in spans], np.int16)}
     for name, (unit, order, autoencoding) in METHODS.items():
-        if "ae" not in objectives if autoencoding else objectives == ("ae",):
+        if autoencoding:
+            learned = "ae" in objectives
+        else:  # AR has never predicted several tokens at once
+            learned = "par" in objectives or ("ar" in objectives and unit != "all")
+        if not learned:
             continue
         rng = np.random.default_rng(0)
         texts = [

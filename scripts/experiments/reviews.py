@@ -35,6 +35,8 @@ def read_reviews(path: str) -> list[list[str]]:
         reviews = [text for _label, text in csv.reader(io.StringIO(content, newline=""))]
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, csv.Error) as error:
         raise PMLMError(f"{path}: cannot be read: {first_line(error)}") from error
+    if not reviews:
+        raise PMLMError(f"{path}: {MEMBER} holds no review")
     return [[" ".join(line.split()) for line in review.splitlines() if line.strip()] for review in reviews]
 
 

@@ -117,11 +117,18 @@ class Runner:
         Raises:
             PMLMError: a command failed; the others are stopped. Somebody else is at it.
         """
-        lock = open(self.out / "lock", "w")  # noqa: SIM115  (held until this returns, or the process ends)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PMLMError(f"{self.out}: another invocation is at work there; wait for it, or end it") from None
+        with open(self.out / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise PMLMError(f"{self.out}: another invocation is at work there; wait for it, or end it") from None
+            try:
+                return self.run_jobs()
+            except OSError as error:  # a full disk
+                raise PMLMError(f"{error.filename or self.out}: {error.strerror}; run again to go on") from error
+
+    def run_jobs(self) -> bool:
+        """What :meth:`run` does once nobody else is at it."""
         done = self.done()
         self.write(done)
         failed = None
