@@ -142,6 +142,20 @@ def test_tokens_and_minutes_are_those_of_the_seeds_that_count(tmp_path):
     assert line.startswith("| AE, as long as AE+PAR takes | 2 | 8.5 | 1.50 ± 0.71 | 5.50 ± 0.71 |")
 
 
+def test_losses_of_slots_that_show_a_token_are_apart(tmp_path):
+    rows = measured(tmp_path, "ae", 1, 1, 1, 5.0, [1, 2, 3]) + measured(tmp_path, "ae+par", 1, 1, 1, 6.0, [1, 2, 3])
+    for system, more in (("ae", 0.0), ("ae+par", 1.0)):
+        shows = np.array([True, False, True] * 2)  # [M]
+        losses = np.where(shows, 5.0, 3.0 + more).astype(np.float32)
+        np.savez(tmp_path / f"{system}.1.npz", block=[0, 0, 0, 1, 1, 1], step=[1, 2, 3] * 2, shown=shows, ae=losses)
+    section = loss_section(Results(tmp_path, rows), ["ae", "ae+par"])
+    assert next(row for row in section if row.startswith("| AE+PAR |")).startswith(
+        "| AE+PAR | 1 | 0.0 | 0.02 | 5.00 | 4.00 |"
+    )
+    assert "| AE loss, equal tokens | AE+PAR − AE | +0.00 [+0.00, +0.00] | 1 | not separable |" in section
+    assert "| AE loss, slot shows a token | AE+PAR − AE | +1.00 [+1.00, +1.00] | 1 | worse |" in section
+
+
 def test_losses_of_no_token_are_not_compared(tmp_path):
     rows = measured(tmp_path, "ae", 1, 1, 1, 5.0, [2, 2, 3]) + measured(tmp_path, "ae+par", 1, 1, 1, 5.5, [2, 2, 3])
     found, pair = Results(tmp_path, rows), (("ae+par", "ae"), ("ae", "ae"))

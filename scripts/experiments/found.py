@@ -40,13 +40,16 @@ class Results:
     def measures(self, system: str, seed: int) -> dict[str, np.ndarray]:
         return load(self.files[system][seed])
 
-    def losses(self, system: str, name: str, steps=ALL) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """Seed -> for each block of the validation text the sum of the losses *name* at these steps, and how many."""
+    def losses(self, system: str, name: str, steps=ALL, shown=True) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """Seed -> for each block of the validation text the sum of the losses *name* at these steps, and how many.
+
+        They are of the places whose [M] slot shows [M]; or, not *shown*, of those where it shows a token.
+        """
         found = {}
         for seed in self.seeds(system):
             m = self.measures(system, seed)
             if name in m:
-                chosen = m["shown"] & (m["step"] >= steps[0]) & (m["step"] <= steps[1])
+                chosen = (m["shown"] == shown) & (m["step"] >= steps[0]) & (m["step"] <= steps[1])
                 blocks = int(m["block"].max()) + 1
                 sums = np.bincount(m["block"][chosen], m[name][chosen], blocks)
                 found[seed] = sums, np.bincount(m["block"][chosen], minlength=blocks)

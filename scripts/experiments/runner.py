@@ -125,7 +125,8 @@ class Runner:
             try:
                 return self.run_jobs()
             except OSError as error:  # a full disk
-                raise PMLMError(f"{error.filename or self.out}: {error.strerror}; run again to go on") from error
+                where, what = error.filename or self.out, error.strerror or error
+                raise PMLMError(f"{where}: {what}; run again to go on") from error
 
     def run_jobs(self) -> bool:
         """What :meth:`run` does once nobody else is at it."""
