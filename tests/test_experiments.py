@@ -275,6 +275,7 @@ def test_options_are_refused(tmp_path, capsys):
 
     for args, match in (
         (["--hours", "0"], "--hours 0.0: give more than 0"),
+        (["--text", str(tmp_path), "--lr", "nan"], "--lr nan: give a number between 0 and 1"),
         (["--smoke", "--text", "x"], "--smoke makes its own text"),
         ([], "--text DIR is missing"),
         (["--text", str(tmp_path), "--setting", "gpu"], "there is no GPU here|no files"),
@@ -284,7 +285,7 @@ def test_options_are_refused(tmp_path, capsys):
     for folder, file in (("data/sst2", "train.tsv"), ("text", "text.txt")):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / file).write_text("a line\t1\n")
-    words = ["--text", str(tmp_path / "text"), "--systems", "ae", "ae", "--seeds", "1", "--plan"]
+    words = ["--text", str(tmp_path / "text"), "--systems", "ae", "ae", "--seeds", "1", "--lr", "2e-3", "--plan"]
     with pytest.raises(PMLMError, match=r"sst2: there is no .*sst2/valid\.tsv"):
         main(["--out", str(tmp_path / "out"), "--data", str(tmp_path / "data"), *words])
     with pytest.raises(PMLMError, match=r"--out .*train\.tsv: cannot be made a directory: File exists"):

@@ -49,6 +49,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     add("--jobs", type=positive, default=1, metavar="N", help="processes at a time, each of one thread on a CPU")
     add("--seeds", type=positive, metavar="N", help="trainings of each system (default: the setting's)")
     add("--updates", type=positive, metavar="N", help="of pre-training (default: the setting's)")
+    add("--lr", type=float, metavar="RATE", help="peak learning rate of pre-training (default: the setting's)")
     add("--systems", nargs="+", choices=list(SYSTEMS), metavar="SYSTEM", help=f"of {', '.join(SYSTEMS)}")
     add("--tasks", nargs="+", choices=list(TASKS), metavar="TASK", help=f"of {', '.join(TASKS)}")
     add("--questions", action="store_true", help="also answer the questions that the paper leaves open")
@@ -57,6 +58,8 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.hours > 0:
         raise PMLMError(f"--hours {args.hours}: give more than 0")
+    if args.lr is not None and not 0 < args.lr < 1:
+        raise PMLMError(f"--lr {args.lr}: give a number between 0 and 1, such as 1e-3")
     if args.smoke and (args.text or args.data):
         raise PMLMError("--smoke makes its own text and data; leave out --text and --data")
     if not args.smoke and args.text is None:
@@ -107,7 +110,7 @@ def typed(args: argparse.Namespace) -> str:
     words = ["python", "scripts/experiments/objectives.py"]
     words += ["--smoke"] if args.smoke else ["--text", "TEXT", "--data", "DATA"]
     words += ["--setting", args.setting, "--out", "OUT"] + ["--questions"] * args.questions
-    for name in ("seeds", "updates", "systems", "tasks"):
+    for name in ("seeds", "updates", "lr", "systems", "tasks"):
         value = getattr(args, name)
         if value:
             words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
@@ -122,7 +125,7 @@ def main(argv=None) -> None:
         setting = dataclasses.replace(
             setting, systems=SETTINGS[args.setting].systems, tasks=SETTINGS[args.setting].tasks
         )
-    changes = {key: getattr(args, key) for key in ("seeds", "updates", "systems", "tasks")}
+    changes = {key: getattr(args, key) for key in ("seeds", "updates", "lr", "systems", "tasks")}
     changes = {k: tuple(dict.fromkeys(v)) if isinstance(v, list) else v for k, v in changes.items() if v}
     if args.updates:  # the schedule keeps its shape
         changes["warmup"] = max(1, round(setting.warmup * args.updates / setting.updates))
