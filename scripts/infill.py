@@ -33,7 +33,7 @@ from fairseq_pmlm.arguments import positive
 from fairseq_pmlm.datasets import OBJECTIVES
 from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.model import PMLMModel
-from fairseq_pmlm.text import clean_line, keep_inputs, kind, read_lines, read_records, write_output
+from fairseq_pmlm.text import Counts, clean_line, keep_inputs, kind, read_lines, read_records, write_output
 
 WIDEST = 1000  # beams: each keeps as many candidates
 
@@ -91,7 +91,7 @@ def read(args: argparse.Namespace) -> list[tuple[int, str, list[str] | None]]:
         raise PMLMError(f'{args.input}: --score reads JSON lines (.jsonl) with "text" and "spans"')
     else:
         rows = [(number, [line]) for number, line in read_lines(args.input) if line.strip()]
-    texts = []
+    texts, counts = [], Counts()
     for number, (text, *spans) in rows:
         if not isinstance(text, str):
             raise PMLMError(f"{args.input}, line {number}, key 'text': not text, but {kind(text)}")
@@ -100,10 +100,12 @@ def read(args: argparse.Namespace) -> list[tuple[int, str, list[str] | None]]:
             (fillers,) = spans
             if not (isinstance(fillers, list) and all(isinstance(filler, str) for filler in fillers)):
                 raise PMLMError(f"{args.input}, line {number}, key 'spans': not a list of texts")
-            fillers = list(map(clean_line, fillers))
-        texts.append((number, clean_line(text), fillers))
+            fillers = [clean_line(filler, counts.replaced) for filler in fillers]
+        texts.append((number, clean_line(text, counts.replaced), fillers))
     if not texts:
         raise PMLMError(f"{args.input}: no texts")
+    if counts.replaced:
+        print(f"{args.input}: replaced by spaces or U+FFFD: {counts.describe_replaced()}", file=sys.stderr)
     return texts
 
 

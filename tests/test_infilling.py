@@ -321,9 +321,11 @@ def test_the_script_fills_and_scores(place, hub, tmp_path, capsys):  # noqa: F81
 
 def test_the_script_says_what_is_unknown(place, hub, tmp_path, capsys):  # noqa: F811
     texts, spans = tmp_path / "texts.txt", tmp_path / "spans.jsonl"
-    texts.write_text("the \u4e16 <mask> was bad\n")
+    texts.write_text("the \u4e16\t<mask> was bad\n")
     run(place, texts)
-    assert "1 tokens around the gaps are not in the dictionary: read as <unk>" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "texts.txt: replaced by spaces or U+FFFD: 1 (tab 1)" in said
+    assert "1 tokens around the gaps are not in the dictionary: read as <unk>" in said
     spans.write_text(json.dumps({"text": "the <mask> was bad", "spans": ["\u4e16"]}) + "\n")
     run(place, spans, "--score")
     said = capsys.readouterr()
