@@ -11,8 +11,9 @@ scitldr/ and fairytaleqa/ (train.jsonl, valid.jsonl); tasks without a folder are
 
 Each invocation stops after --hours and goes on where the last one stopped, also after a kill. Jobs run in order of
 their value: all objectives with seed 1 and their tasks, then seed 2, then what AE and PAR reach in the time of AE+PAR,
-then the questions that the paper leaves open (--questions), then the other seeds. After each job, OUT/RESULTS.md, the
-charts in OUT/charts and OUT/results.jsonl are written anew.
+then the questions that the paper leaves open (--questions), then the other seeds: of the objectives and their tasks, of
+the questions, of the rest. After each job, OUT/RESULTS.md, the charts in OUT/charts and OUT/results.jsonl are written
+anew.
 """
 
 import argparse

@@ -21,10 +21,11 @@ class Difference(NamedTuple):
         return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
     def verdict(self, less_is_better: bool = False) -> str:
-        """``better``, ``worse`` or ``not separable``: the interval excludes 0, or not."""
+        """``better``, ``worse`` or ``not separable``: the interval excludes 0, or not; of one training, it says so."""
         if self.low <= 0 <= self.high:
             return "not separable"
-        return "better" if (self.mean < 0) == less_is_better else "worse"
+        word = "better" if (self.mean < 0) == less_is_better else "worse"
+        return word if self.seeds > 1 else f"{word}, in one training"
 
 
 def difference(

@@ -61,21 +61,19 @@ class Plan:
             for task in self.data:
                 jobs += [self.finetuned(TASKS[task], system, seed) for system in ("none", *self.setting.systems)]
             if seed == min(2, self.setting.seeds):
-                jobs += self.extras(1)
-            if seed == self.setting.seeds:
-                for later in range(2, seed + 1):
-                    jobs += self.extras(later)
-        return jobs
+                jobs += self.longer(1) + self.asked(1)
+        later = range(2, self.setting.seeds + 1)
+        return jobs + [job for part in (self.asked, self.longer) for seed in later for job in part(seed)]
 
-    def extras(self, seed: int) -> list[Job]:
-        """AE and PAR for as long as AE+PAR takes, and the open questions."""
-        jobs = []
-        for name, system in LONGER.items():
-            if {system, "ae+par"} <= set(self.setting.systems):
-                jobs += self.pretrained(name, *SYSTEMS[system], seed, longer=system)
-        for name, (objective, options, _) in QUESTIONS.items() if self.questions else ():
-            jobs += self.pretrained(name, objective, options, seed)
-        return jobs
+    def longer(self, seed: int) -> list[Job]:
+        """AE and PAR for as long as AE+PAR takes."""
+        names = [n for n, system in LONGER.items() if {system, "ae+par"} <= set(self.setting.systems)]
+        return [job for n in names for job in self.pretrained(n, *SYSTEMS[LONGER[n]], seed, longer=LONGER[n])]
+
+    def asked(self, seed: int) -> list[Job]:
+        """The open questions."""
+        asked = QUESTIONS.items() if self.questions else ()
+        return [job for name, (*chosen, _) in asked for job in self.pretrained(name, *chosen, seed)]
 
     def prepare_text(self) -> Job:
         s = self.setting
