@@ -152,9 +152,9 @@ def test_losses_of_slots_that_show_a_token_are_apart(tmp_path):
     assert next(row for row in section if row.startswith("| AE+PAR |")).startswith(
         "| AE+PAR | 1 | 0.0 | 0.02 | 5.00 | 4.00 |"
     )
-    assert "| AE loss, equal tokens | AE+PAR − AE | +0.00 [+0.00, +0.00] | 1 | not separable |" in section
+    assert "| AE loss, equal tokens | AE+PAR − AE | +0.000 [+0.000, +0.000] | 1 | not separable |" in section
     (row,) = (row for row in section if "slot shows a token | AE+PAR" in row)
-    assert row.endswith("| +1.00 [+1.00, +1.00] | 1 | worse, in one training |")
+    assert row.endswith("| +1.000 [+1.000, +1.000] | 1 | worse, in one training |")
 
 
 def test_losses_of_no_token_are_not_compared(tmp_path):

@@ -18,7 +18,8 @@ class Difference(NamedTuple):
     seeds: int
 
     def __str__(self) -> str:
-        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        digits = 2 if self.high - self.low >= 0.01 else 3
+        return f"{self.mean:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
 
     def verdict(self, less_is_better: bool = False) -> str:
         """``better``, ``worse`` or ``not separable``: the interval excludes 0, or not; of one training, it says so."""
