@@ -54,7 +54,7 @@ class PMLMTaskConfig(PMLMBaseConfig):
         default=False,
         metadata={
             "help": "let [P] slots show what the [M] slots of their place show, but for [M] itself; without it, "
-            "--objective par alone starts to learn late"
+            "--objective par alone starts to learn late, and the later the higher --lr is"
         },
     )
     seed: int = II("common.seed")
@@ -110,7 +110,7 @@ class PMLMTask(PMLMBaseTask):
         )
         if split == "train" and self.cfg.objective == "par" and not self.cfg.corrupt_pseudo:
             logger.warning(
-                "--objective par without --corrupt-pseudo: [P] slots never show their token, which learning waits for"
+                "--objective par without --corrupt-pseudo starts to learn late, and the later the higher --lr is"
             )
         logger.info(f"loaded {len(blocks):,} blocks of {blocks.sizes.mean():.1f} tokens from {prefix}")
         if blocks.lines.cut_lines:
