@@ -120,6 +120,16 @@ def test_bits_and_right_tokens_are_of_tokens_and_not_of_spans(tmp_path):
     found = Results(tmp_path, [{"kind": "measures", "facts": {"system": "ae", "seed": 1}, "file": "m.npz"}])
     row = next(line for line in infilling_section(found, ["ae"]) if line.startswith("| AE | at once"))
     assert row.endswith(f"| {100 / 6:.1f} / {100 * 9 / 21:.1f} | {91 / 21:.2f} |")
+    measured |= {"right": lengths, "bits": lengths - 1.0 * (lengths > 2)}  # a bit less for 18 of the 20 tokens
+    np.savez(tmp_path / "n.npz", length=lengths, **{f"{name}.{method}": values for name, values in measured.items()})
+    rows = [
+        {"kind": "measures", "facts": {"system": s, "seed": 1}, "file": f}
+        for s, f in (("ae", "m.npz"), ("ae+par", "n.npz"))
+    ]
+    section = infilling_section(Results(tmp_path, rows), ["ae", "ae+par"])
+    (row,) = (row for row in section if row.startswith(f"| AE+PAR, {method} − AE, {method} |"))
+    means = [float(cell.split()[0]) for cell in row.split(" | ")[1:4]]
+    assert means == [0, 100 * 11 / 20, -18 / 20]  # 20 of the 20 tokens right in place of 9
 
 
 def measured(folder, system, seed, tokens, seconds, loss, steps):

@@ -189,18 +189,19 @@ def infilling_section(results: Results, systems: Sequence[str]) -> list[str]:
         if not seeds:
             continue
         several = a[seeds[0]]["length"] > 1
+        lengths = a[seeds[0]]["length"][several].astype(float)
         cells = []
-        for name, scale in (("exact", 100), ("right", 100)):
+        for name, scale, weights in (("exact", 100, None), ("right", 100, lengths), ("bits", lengths, lengths)):
             values = [
                 [m[f"{name}.{w[1]}"][several] * scale for m in (x[s] for s in seeds)]
                 for x, w in ((a, first), (b, second))
             ]
-            weights = a[seeds[0]]["length"][several] if name == "right" else None
             cells.append(difference(*values, weights))
         label = [f"{NAMES[system]}, {method}" for system, method in (first, second)]
         rows.append([" − ".join(label), *map(str, cells), str(len(seeds)), cells[1].verdict()])
     if rows:
-        lines += table(["spans of 2 to 6 tokens", "whole span", "tokens", "seeds", "tokens: the first is"], rows)
+        header = ["spans of 2 to 6 tokens", "whole span", "tokens", "bits of the truth", "seeds"]
+        lines += table([*header, "tokens: the first is"], rows)
     return lines
 
 
