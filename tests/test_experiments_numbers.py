@@ -85,7 +85,7 @@ def test_intervals_of_differences_cover_the_truth(seeds, between):
         sums = trainings * things + (items + 0.5 * rng.normal(size=(seeds, 200))) * things**0.5
         found = difference(list(sums), list(np.zeros_like(sums)), things)
         covered += found.low <= truth <= found.high
-    assert 0.87 < covered / times < 0.99
+    assert 0.92 < covered / times <= 1
 
 
 def test_curves_count_what_was_trained_twice_once(tmp_path):
@@ -162,9 +162,7 @@ def test_losses_of_slots_that_show_a_token_are_apart(tmp_path):
     assert next(row for row in section if row.startswith("| AE+PAR |")).startswith(
         "| AE+PAR | 1 | 0.0 | 0.02 | 5.00 | 4.00 |"
     )
-    assert "| AE loss, equal tokens | AE+PAR − AE | +0.000 [+0.000, +0.000] | 1 | not separable |" in section
-    (row,) = (row for row in section if "slot shows a token | AE+PAR" in row)
-    assert row.endswith("| +1.000 [+1.000, +1.000] | 1 | worse, in one training |")
+    assert "| AE loss, equal tokens | AE+PAR − AE | +0.000 | +1.000 | 1 | not separable |" in section
 
 
 def test_losses_of_no_token_are_not_compared(tmp_path):

@@ -37,6 +37,10 @@ class Results:
         """Seeds with which all of these systems have been measured."""
         return sorted(set.intersection(*(set(self.files.get(system, {})) for system in systems)))
 
+    def minutes(self, system: str, seeds: Sequence[int]) -> list[float]:
+        """What pre-training took with each of these seeds."""
+        return [self.trained[system][seed]["seconds"] / 60 for seed in seeds]
+
     def measures(self, system: str, seed: int) -> dict[str, np.ndarray]:
         return load(self.files[system][seed])
 

@@ -19,14 +19,16 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         digits = 2 if self.high - self.low >= 0.01 else 3
-        return f"{self.mean:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
+        mean, low, high = (f"{round(value, digits) + 0.0:+.{digits}f}" for value in (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]" if self.low < self.high else mean
 
     def verdict(self, less_is_better: bool = False) -> str:
-        """``better``, ``worse`` or ``not separable``: the interval excludes 0, or not; of one training, it says so."""
+        """``better``, ``worse`` or ``not separable``: the interval excludes 0, or not. Of one training, none."""
         if self.low <= 0 <= self.high:
             return "not separable"
-        word = "better" if (self.mean < 0) == less_is_better else "worse"
-        return word if self.seeds > 1 else f"{word}, in one training"
+        if self.seeds == 1:
+            return "one training"
+        return "better" if (self.mean < 0) == less_is_better else "worse"
 
 
 def difference(
@@ -34,11 +36,10 @@ def difference(
 ) -> Difference:
     """Paired t interval for items and trainings that are both drawn from many.
 
-    The variance of the mean is that of the items, and that of the trainings where there are several, less what both
-    have counted: the noise of an item in a training (as in a crossed random-effects model). The degrees of freedom are
-    Satterthwaite's, so few trainings make a wide interval where trainings differ, and cost nothing where they do not.
-    With one training the interval is about this one alone. A bootstrap over three trainings would cover far too
-    seldom: it takes their variance for known.
+    Both variances count, each with its own quantile, so the interval is rather too wide than too narrow: that between
+    the trainings, which holds the noise of an item in a training; and, without this noise, that between the items. With
+    one training the interval is about this one alone. A bootstrap over three trainings would cover far too seldom: it
+    takes their variance for known.
 
     Args:
         first, second: for each seed a float array (items,); an item's sum, where items have *weights*.
@@ -54,16 +55,11 @@ def difference(
         return Difference(mean, -np.inf, np.inf, seeds)
     correction = drawn / (drawn - 1)
     of_items = gaps.mean(0) - mean * weights  # what an item moves the ratio by, to first order, times scale
-    of_items_variance = correction * (of_items**2).sum() / scale**2
-    variance, freedom = of_items_variance, drawn - 1
+    between_items = correction * (of_items**2).sum() / scale**2
+    between_trainings = 0.0
     if seeds > 1:
-        of_seeds_variance = per_seed.var(ddof=1) / seeds
         noise = gaps - np.outer(per_seed, weights) - of_items
-        of_noise_variance = correction * (noise**2).sum() / (seeds - 1) / seeds / scale**2
-        added = of_seeds_variance + of_items_variance - of_noise_variance
-        variance = max(added, of_seeds_variance, of_items_variance)
-        if variance > 0:
-            spread = of_seeds_variance**2 / (seeds - 1) + of_items_variance**2 / (drawn - 1)
-            freedom = variance**2 / spread
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * variance**0.5)
-    return Difference(mean, mean - half, mean + half, seeds)
+        between_items -= correction * (noise**2).sum() / (seeds - 1) / seeds / scale**2
+        between_trainings = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) ** 2 * per_seed.var(ddof=1) / seeds
+    half = (stats.t.ppf((1 + CONFIDENCE) / 2, drawn - 1) ** 2 * max(between_items, 0.0) + between_trainings) ** 0.5
+    return Difference(mean, float(mean - half), float(mean + half), seeds)

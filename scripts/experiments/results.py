@@ -26,6 +26,7 @@ NAMES = {
     "corrupted": "AE+PAR, [P] corrupted",
     "par-corrupted": "PAR, [P] corrupted",
 }
+COLOURS = {name: f"C{number}" for number, name in enumerate(NAMES.values())}  # the same in all charts
 ASKED = {
     "corrupted": "[P] slots corrupted 80/10/10 with the draw of [M]",
     "par-corrupted": "PAR, [P] slots corrupted 80/10/10",
@@ -43,7 +44,9 @@ LIMITS = """\
   are about these trainings alone. No correction for the number of comparisons.
 * Losses are in bits a masked token, where the [M] slot shows [M], unless it is said: elsewhere both objectives see what
   the slot shows. Learning curves, and the differences by updates, are of all masked tokens.
-* The vocabulary, the learning rate and the schedule are the same for all systems, and not the best for each.
+* The vocabulary, the learning rate and the schedule are the same for all systems, and not the best for each: PAR alone
+  without corrupted [P] slots starts the later the higher the rate is. A longer training has a longer schedule, so its
+  curve lies above or below another one's halfway.
 * Times are those of the processor in training steps, without validation; of the clock, on a GPU."""
 
 
@@ -79,7 +82,7 @@ def loss_section(results: Results, systems: Sequence[str]) -> list[str]:
             continue
         trained = [results.trained[system][seed] for seed in seeds]
         tokens = statistics.mean(t["tokens"] / 1e6 for t in trained)  # differ where time is what is equal
-        cells = [NAMES[system], str(len(seeds)), f"{tokens:.1f}", spread([t["seconds"] / 60 for t in trained])]
+        cells = [NAMES[system], str(len(seeds)), f"{tokens:.1f}", spread(results.minutes(system, seeds))]
         for name, steps, shown in (
             ("ae", ALL, True),
             ("ae", ALL, False),
@@ -108,25 +111,33 @@ def loss_section(results: Results, systems: Sequence[str]) -> list[str]:
     ]
     rows = []
     for what, first, second in pairs:
-        if found := compare_losses(results, first, second):
-            rows.append(
-                [what, f"{NAMES[first[0]]} − {NAMES[second[0]]}", str(found), str(found.seeds), found.verdict(True)]
-            )
-    if found := compare_losses(results, ("ae+par", "ae"), ("ae", "ae"), shown=False):
-        rows.append(
-            ["AE loss, slot shows a token", "AE+PAR − AE", str(found), str(found.seeds), found.verdict(True)],
-        )
+        if cells := compared_cells(results, first, second):
+            if "time" in what:
+                seeds = results.seeds(first[0], second[0])
+                minutes = [f"{statistics.mean(results.minutes(which[0], seeds)):.1f}" for which in (first, second)]
+                what += f" ({' and '.join(minutes)} minutes)"
+            rows.append([what, f"{NAMES[first[0]]} − {NAMES[second[0]]}", *cells])
     for steps, said in ((FIRST, "first step"), (LATER, "later steps")):
-        if found := compare_losses(results, ("ae+par", "par"), ("ae+par", "ae"), steps):
-            rows.append([f"{said}, one model", "PAR − AE of AE+PAR", str(found), str(found.seeds), found.verdict(True)])
+        if cells := compared_cells(results, ("ae+par", "par"), ("ae+par", "ae"), steps):
+            rows.append([f"{said}, one model", "PAR − AE of AE+PAR", *cells])
     if rows:
-        lines += table(["loss, bits", "difference", "mean [95 %]", "seeds", ""], rows)
+        header = ["loss, bits", "difference", "where [M] shows [95 %]", "where a token shows", "seeds"]
+        lines += table([*header, "where [M] shows, the first is"], rows)
     return lines
+
+
+def compared_cells(results: Results, first: tuple[str, str], second: tuple[str, str], steps=ALL) -> list[str]:
+    """What two losses differ by, at slots that show [M] and at those that show a token, the seeds, and the verdict."""
+    found = compare_losses(results, first, second, steps)
+    if not found:
+        return []
+    elsewhere = compare_losses(results, first, second, steps, shown=False)
+    return [str(found), str(elsewhere or ""), str(found.seeds), found.verdict(True)]
 
 
 def curve_section(results: Results) -> list[str]:
     """How the differences went during training, at equal tokens."""
-    both, rows = results.trained.get("ae+par", {}), []
+    both, header, rows = results.trained.get("ae+par", {}), [], []
     for system, name in (("ae", "ae"), ("par", "par")):
         single = results.trained.get(system, {})
         gaps: dict[int, list[float]] = {}
@@ -136,7 +147,7 @@ def curve_section(results: Results) -> list[str]:
                 if point["updates"] in theirs:
                     gaps.setdefault(point["updates"], []).append(point[name] - theirs[point["updates"]])
         if gaps:
-            header = ["bits, all masked tokens, after updates", *map(str, gaps)]
+            header = header or ["bits, all masked tokens, after updates", *map(str, gaps)]
             rows.append([f"{name.upper()} loss, AE+PAR − {NAMES[system]}", *map(spread, gaps.values())])
     return table(header, rows) if rows else []
 
@@ -160,25 +171,29 @@ def infilling_section(results: Results, systems: Sequence[str]) -> list[str]:
                 accuracies.append(statistics.mean(right))
             bits = spread([np.average(m[f"bits.{method}"], weights=m["length"]) for m in per_seed])
             rows.append([NAMES[system], method, *cells, bits])
-            drawn[NAMES[system], method] = accuracies[:-1]
+            by_length = [
+                statistics.mean(m[f"bits.{method}"][m["length"] == n].mean() for m in per_seed) for n in LENGTHS
+            ]
+            drawn[NAMES[system], method] = accuracies[:-1], by_length
     if not rows:
         return []
-    draw_infilling(results.out / "charts" / "infilling.png", list(LENGTHS), drawn, "Infilling of held-out text")
+    draw_infilling(results.out / "charts" / "infilling.png", list(LENGTHS), drawn, COLOURS)
     header = ["", "filled", *(f"{n}" for n in LENGTHS), "all", "bits of the truth"]
     lines = [
         "## Infilling of held-out text",
         "",
         "Spans of 1 to 6 tokens: whole span right / tokens right, in percent; and the loss of what really stands "
-        "there, in bits a token.",
+        "there, in bits a token. A span of one token takes one step: all orders are one.",
         "",
         *table(header, rows),
         "![infilling](charts/infilling.png)",
         "",
     ]
-    at_once, stepwise = "at once, [M]", [method for method in METHODS if method != "at once, [M]"]
-    pairs = [(("ae+par", method), ("ae+par", at_once)) for method in stepwise]
-    pairs += [(("ae+par", at_once), ("ae", at_once)), (("ae+par", "left to right"), ("par", "left to right"))]
-    pairs += [(("par", "left to right"), ("ae", at_once))]
+    at_once, right, left = "at once, [M]", "left to right", "right to left"
+    pairs = [(("ae+par", m), ("ae+par", at_once)) for m in METHODS if m != at_once]
+    pairs += [(("ae+par", m), ("ae+par", right)) for m in (left, "random order")]
+    pairs += [(("ae+par", m), ("ae", at_once)) for m in (at_once, right)]
+    pairs += [(("ae+par", right), ("par", right)), (("par", right), ("ae", at_once))]
     rows = []
     for first, second in pairs:
         a, b = (
@@ -198,15 +213,22 @@ def infilling_section(results: Results, systems: Sequence[str]) -> list[str]:
             ]
             cells.append(difference(*values, weights))
         label = [f"{NAMES[system]}, {method}" for system, method in (first, second)]
-        rows.append([" − ".join(label), *map(str, cells), str(len(seeds)), cells[1].verdict()])
+        rows.append([" − ".join(label), *map(str, cells), str(len(seeds)), cells[2].verdict(True)])
     if rows:
         header = ["spans of 2 to 6 tokens", "whole span", "tokens", "bits of the truth", "seeds"]
-        lines += table([*header, "tokens: the first is"], rows)
+        lines += table([*header, "bits: the first is"], rows)
+        lines += [
+            "At once, every token is the most probable one by itself, which is best for single tokens and ignores "
+            "whether they go together; step by step, beam search looks for the most probable span. So even of a "
+            "perfect model single tokens are right more often at once. What a model knows of the span is the loss of "
+            "the truth.",
+            "",
+        ]
     return lines
 
 
-def task_section(results: Results, tasks: Mapping, systems: Sequence[str]) -> list[str]:
-    """Scores of each task with mean and deviation, and paired differences."""
+def task_section(results: Results, tasks: Mapping, systems: Sequence[str], paper: Mapping) -> list[str]:
+    """Scores of each task with mean and deviation, and paired differences; *paper* as :data:`PAPER`."""
     lines = []
     for task, found in results.scores.items():
         lines += [f"## {tasks[task].title}: {tasks[task].metric}", ""]
@@ -220,16 +242,20 @@ def task_section(results: Results, tasks: Mapping, systems: Sequence[str]) -> li
                 spread(means[NAMES[system]]),
                 ", ".join(f"{value:.2f}" for value in means[NAMES[system]]),
             ]
-            seeds = sorted(found[system].keys() & found.get("ae+par", {}).keys())
-            if system != "ae+par" and seeds:
-                gap = difference([found["ae+par"][s] for s in seeds], [found[system][s] for s in seeds])
+            for first, second in ((system, "none"), ("ae+par", system)):
+                seeds = sorted(found.get(first, {}).keys() & found.get(second, {}).keys())
+                if first == second or not seeds:
+                    row += ["", ""]
+                    continue
+                gap = difference([found[first][s] for s in seeds], [found[second][s] for s in seeds])
                 row += [str(gap), gap.verdict()]
-            row = [*row, "", ""][:5]
-            rows.append([*row, str(PAPER[task].get(system, ""))] if task in PAPER else row)
+            rows.append([*row, str(paper[task].get(system, ""))] if task in paper else row)
         count = len(next(iter(next(iter(found.values())).values())))
-        header = [f"{count:,} test items", "mean ± deviation", "each seed", "AE+PAR − this [95 %]", "AE+PAR is"]
-        header += ["the paper's model"] * (task in PAPER)
-        draw_scores(results.out / "charts" / f"{task}.png", means, f"{tasks[task].title}: {tasks[task].metric}")
+        header = [f"{count:,} test items", "mean ± deviation", "each seed", "this − random weights [95 %]", "this is"]
+        header += ["AE+PAR − this [95 %]", "AE+PAR is"] + ["the paper's model"] * (task in paper)
+        draw_scores(
+            results.out / "charts" / f"{task}.png", means, f"{tasks[task].title}: {tasks[task].metric}", COLOURS
+        )
         lines += [*table(header, rows), f"![{tasks[task].title}](charts/{task}.png)", ""]
     return lines
 
@@ -239,20 +265,12 @@ def question_section(results: Results, questions: Mapping) -> list[str]:
     rows = []
     for name, (_, _, default) in questions.items():
         for loss in ("ae", "par"):
-            found = compare_losses(results, (name, loss), (default, loss))
-            if found:
-                cells = [
-                    ASKED[name],
-                    f"{loss.upper()} loss",
-                    NAMES[default],
-                    str(found),
-                    str(found.seeds),
-                    found.verdict(True),
-                ]
-                rows.append(cells)
+            if cells := compared_cells(results, (name, loss), (default, loss)):
+                rows.append([ASKED[name], f"{loss.upper()} loss", NAMES[default], *cells])
     if not rows:
         return []
-    header = ["changed", "bits", "default", "changed − default", "seeds", "the change is"]
+    header = ["changed", "bits", "default", "changed − default where [M] shows", "where a token shows", "seeds"]
+    header.append("where [M] shows, the change is")
     return ["## What the paper leaves open", "", *table(header, rows)]
 
 
@@ -274,7 +292,7 @@ def write_report(
     shown = [*compared, *(name for name in LONGER if found.trained.get(name))]
     if found.trained:
         curves = {NAMES[name]: [r["curve"] for _, r in sorted(found.trained[name].items())] for name in shown}
-        draw_curves(out / "charts" / "curves.png", curves, setting.batch * (setting.block - 3))
+        draw_curves(out / "charts" / "curves.png", curves, setting.batch * (setting.block - 3), COLOURS)
     seeds = max((len(found.seeds(name)) for name in shown), default=0)
     lines = [
         "# Results",
@@ -288,13 +306,15 @@ def write_report(
         "```",
         "",
         f"{len(results)} jobs are done. Text: {found.words:,} words. Models: {setting.layers} "
-        f"layers of width {setting.width}; {setting.updates:,} updates of {setting.batch} blocks of {setting.block} "
+        f"layers of width {setting.width}{', with relative positions' * ('--relative-positions' in setting.model)}; "
+        f"{setting.updates:,} updates of {setting.batch} blocks of {setting.block} "
         "tokens. A mean stands beside its standard deviation over seeds.",
         "",
         *(loss_section(found, shown) if found.files else ["No model has been measured yet.", ""]),
         *curve_section(found),
         *infilling_section(found, compared),
-        *task_section(found, tasks, shown),
+        # of the paper's six, the setting whose models all have relative positions trains but one
+        *task_section(found, tasks, shown, {} if "--relative-positions" in setting.model else PAPER),
         *question_section(found, questions),
         "## Limits",
         "",
