@@ -170,6 +170,12 @@ def test_losses_of_no_token_are_not_compared(tmp_path):
     found, pair = Results(tmp_path, rows), (("ae+par", "ae"), ("ae", "ae"))
     assert compare_losses(found, *pair, LATER) == (0.5, 0.5, 0.5, 1)
     assert compare_losses(found, *pair, FIRST) is None
+    rows = rows[:2] + measured(tmp_path, "ae+par", 1, 1, 1, 5.5, [1, 2, 3])
+    other = np.load(tmp_path / "ae+par.1.npz")
+    np.savez(tmp_path / "other.npz", **{**other, "shown": np.array([True] * 5 + [False])})
+    rows[-1]["file"] = "other.npz"
+    with pytest.raises(PMLMError, match=r"ae\+par and ae were measured on different texts"):
+        compare_losses(Results(tmp_path, rows), *pair)
 
 
 def test_costs_of_a_training_that_went_on(tmp_path):

@@ -159,7 +159,7 @@ class Plan:
             return {"kind": "pretraining", "tokens": tokens, "seconds": curve[-1]["seconds"], "curve": curve}
 
         facts = {"system": system, "seed": seed, "options": [str(word) for word in chosen], "block": s.block,
-                 "batch": s.batch, "updates": s.updates, "lr": s.lr}  # fmt: skip
+                 "batch": s.batch, "updates": s.updates, "lr": s.lr, "warmup": s.warmup}  # fmt: skip
         needs = ["text"] if longer is None else ["text", f"{longer}.{seed}", f"ae+par.{seed}"]
         measures = folder / "measures.npz"
         measure = script(

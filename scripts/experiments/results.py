@@ -11,6 +11,7 @@ from measure import LENGTHS, METHODS
 from paired import Difference, difference
 from settings import LONGER
 
+from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.text import write_text
 
 NAMES = {
@@ -65,6 +66,10 @@ def compare_losses(
     seeds = sorted(a.keys() & b.keys())
     if not seeds or not a[seeds[0]][1].any():
         return None
+    if not all(np.array_equal(x[seed][1], a[seeds[0]][1]) for x in (a, b) for seed in seeds):
+        raise PMLMError(
+            f"{first[0]} and {second[0]} were measured on different texts; give each text an --out of its own"
+        )
     return difference([a[s][0] for s in seeds], [b[s][0] for s in seeds], a[seeds[0]][1])
 
 
