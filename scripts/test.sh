@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh test
-source scripts/setup.sh # what the scripts under test would set up, each by itself
+pmlm_setup # of setup.sh: what the scripts under test would set up, each by itself
 cores=$(env -u OMP_NUM_THREADS nproc) # which would say OMP_NUM_THREADS
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 ruff check .
