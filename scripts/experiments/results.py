@@ -299,6 +299,7 @@ def write_report(
         curves = {NAMES[name]: [r["curve"] for _, r in sorted(found.trained[name].items())] for name in shown}
         draw_curves(out / "charts" / "curves.png", curves, setting.batch * (setting.block - 3), COLOURS)
     seeds = max((len(found.seeds(name)) for name in shown), default=0)
+    relative = "--relative-positions" in setting.model  # then the paper's table has but one of its systems
     lines = [
         "# Results",
         "",
@@ -311,15 +312,14 @@ def write_report(
         "```",
         "",
         f"{len(results)} jobs are done. Text: {found.words:,} words. Models: {setting.layers} "
-        f"layers of width {setting.width}{', with relative positions' * ('--relative-positions' in setting.model)}; "
+        f"layers of width {setting.width}{', with relative positions' * relative}; "
         f"{setting.updates:,} updates of {setting.batch} blocks of {setting.block} "
         "tokens. A mean stands beside its standard deviation over seeds.",
         "",
         *(loss_section(found, shown) if found.files else ["No model has been measured yet.", ""]),
         *curve_section(found),
         *infilling_section(found, compared),
-        # of the paper's six, the setting whose models all have relative positions trains but one
-        *task_section(found, tasks, shown, {} if "--relative-positions" in setting.model else PAPER),
+        *task_section(found, tasks, shown, {} if relative else PAPER),
         *question_section(found, questions),
         "## Limits",
         "",
