@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Optional
 
 import torch
+from omegaconf import DictConfig
 
 from . import progress
 from .errors import PMLMError, first_line
@@ -43,6 +44,8 @@ def train_in_many_processes() -> list[tuple[str, bool]]:
 
     def wrap_main(original):
         def patched(cfg, main, **kwargs):
+            if importlib.util.find_spec("torch_xla") is None:
+                keep_off_tpus(cfg)
             check(cfg)
             main = functools.partial(must_train, main)
             plan = cfg.distributed_training
@@ -106,6 +109,19 @@ def train_in_many_processes() -> list[tuple[str, bool]]:
 def on_gpus(cfg) -> bool:
     """Whether GPUs are there, and to be used."""
     return torch.cuda.is_available() and not cfg.common.cpu
+
+
+def keep_off_tpus(cfg: DictConfig) -> None:
+    """Set ``tpu`` to False wherever *cfg* holds it: ``common``, ``distributed_training`` and ``optimizer``.
+
+    Why: fairseq's option parsing takes ``--bf16`` for a request to use TPUs, and the trainer then fails to find one.
+    """
+    for key in cfg:
+        node = cfg._get_node(key)  # as it is: values may be missing, or point at each other
+        if isinstance(node, DictConfig) and not node._is_none():
+            keep_off_tpus(node)
+        elif key == "tpu":
+            cfg.tpu = False
 
 
 def check(cfg) -> None:

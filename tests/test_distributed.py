@@ -1,5 +1,6 @@
 """fairseq_pmlm.distributed: who is who, by the environment and the options; real processes are started at the end."""
 
+import argparse
 import os
 import re
 import signal
@@ -12,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from commands import OPTIMIZER, PRETRAIN, USER_DIR, command, logged, pretrain, refused
-from fairseq import models
+from fairseq import models, options
 from fairseq.data import Dictionary
 from fairseq.dataclass.configs import DistributedTrainingConfig, FairseqConfig
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils
 from omegaconf import OmegaConf
 
@@ -34,6 +36,34 @@ def environment(monkeypatch):
     for name in [name for name in os.environ if name in TORCHRUN or name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
     return lambda variables: [monkeypatch.setenv(*item) for item in variables.items()]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "pmlm_layer_decay"])
+def test_bf16_is_no_request_for_a_tpu(optimizer, monkeypatch, environment):
+    """fairseq's option parsing sets ``tpu`` in three groups; where there is torch_xla, it stays as it is."""
+    given = [*PRETRAIN, *OPTIMIZER, "--optimizer", optimizer, "--bf16"]
+    args = options.parse_args_and_arch(options.get_training_parser(), ["data", *map(str, given)])
+    seen = []
+
+    def main(cfg, **kwargs):
+        seen.append((cfg.common.bf16, cfg.common.tpu, cfg.distributed_training.tpu, cfg.optimizer.tpu))
+        progress.complete()
+
+    utils.call_main(convert_namespace_to_omegaconf(args), main)
+    assert seen == [(True, False, False, False)]
+    cfg = convert_namespace_to_omegaconf(args)
+    distributed.keep_off_tpus(cfg)
+    assert cfg == convert_namespace_to_omegaconf(argparse.Namespace(**{**vars(args), "tpu": False}))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    utils.call_main(convert_namespace_to_omegaconf(args), main)
+    assert seen[1:] == [(True, True, True, True)]
+
+
+@pytest.mark.slow
+def test_bf16_trains_on_a_cpu(work, tmp_path):
+    done = pretrain(work, tmp_path, "--bf16", updates=3)
+    assert logged(done.stdout, "train")[-1]["train_num_updates"] == "3"
+    assert 0 < float(logged(done.stdout, "train")[-1]["train_loss"]) < 20  # bits of two objectives, 40 words
 
 
 def plan(**changes):
