@@ -44,10 +44,10 @@ source scripts/steps.sh
 
 if [ -n "$TEXT" ]; then
     step corpus "Your pairs, split 84/4/12 by their sources" "$OUT/corpus" \
-        python scripts/split_pairs.py --pairs "$PAIRS" --destdir "$OUT/corpus"
+        python scripts/demo/split_pairs.py --pairs "$PAIRS" --destdir "$OUT/corpus"
 else
     step corpus "Text and pairs from the docstrings of the installed packages" "$OUT/corpus" \
-        python scripts/docstrings.py --destdir "$OUT/corpus" --min-support 0
+        python scripts/demo/docstrings.py --destdir "$OUT/corpus" --min-support 0
     TEXT=$OUT/corpus/text
 fi
 step text "Vocabulary, and the pre-training text binarized" "$OUT/data/text" \
@@ -103,9 +103,9 @@ for model in finetune scratch; do
         --gen-subset test --beam 4 --max-len-b 30 --lenpen 3 --no-repeat-ngram-size 2 --batch-size 64 --cpu
 done
 step baselines "What needs no model" "$OUT/baselines" \
-    python scripts/baselines.py --train "$OUT/corpus/pairs.train.jsonl" --test "$OUT/corpus/pairs.test.jsonl" \
+    python scripts/demo/baselines.py --train "$OUT/corpus/pairs.train.jsonl" --test "$OUT/corpus/pairs.test.jsonl" \
     --destdir "$OUT/baselines"
-step report "Scores, pictures, examples" "$OUT/scores.json" python scripts/demo_report.py "$OUT"
+step report "Scores, pictures, examples" "$OUT/scores.json" python scripts/demo/demo_report.py "$OUT"
 cat "$OUT/report.txt"
 echo
 echo "Done in $((SECONDS / 60)) min $((SECONDS % 60)) s. Everything is in $OUT/: report.txt, scores.json, losses.png, mask.png,"

@@ -11,8 +11,8 @@ are those of the authors of UniLM (pytorch_model.bin). Importing DIR again gives
 import argparse
 import os
 
-from fairseq_pmlm.checkpoints.export import FORMATS, export_checkpoint
-from fairseq_pmlm.errors import install_excepthook
+from fairseq_pmlm.conversion.export import FORMATS, export_checkpoint
+from fairseq_pmlm.utils.errors import install_excepthook
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:

@@ -17,9 +17,9 @@ import math
 import os
 import re
 
-from fairseq_pmlm.errors import PMLMError, install_excepthook
-from fairseq_pmlm.hypotheses import read_generate, read_segments
-from fairseq_pmlm.text import clean_line, write_text
+from fairseq_pmlm.scoring.hypotheses import read_generate, read_segments
+from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
+from fairseq_pmlm.utils.io import clean_line, write_text
 
 
 def as_object(record):

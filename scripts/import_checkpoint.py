@@ -11,9 +11,9 @@ Nothing in the checkpoint is executed.
 
 import argparse
 
-from fairseq_pmlm.checkpoints.importing import import_checkpoint
-from fairseq_pmlm.checkpoints.names import FORMATS
-from fairseq_pmlm.errors import install_excepthook
+from fairseq_pmlm.conversion.importing import import_checkpoint
+from fairseq_pmlm.conversion.names import FORMATS
+from fairseq_pmlm.utils.errors import install_excepthook
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:

@@ -28,12 +28,12 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from fairseq_pmlm import gaps, infilling
-from fairseq_pmlm.arguments import positive
-from fairseq_pmlm.datasets import OBJECTIVES
-from fairseq_pmlm.errors import PMLMError, install_excepthook
-from fairseq_pmlm.model import PMLMModel
-from fairseq_pmlm.text import Counts, clean_line, keep_inputs, kind, read_lines, read_records, write_output
+from fairseq_pmlm.cli.arguments import positive
+from fairseq_pmlm.data.pretraining_dataset import OBJECTIVES
+from fairseq_pmlm.generation import gaps, infilling
+from fairseq_pmlm.model.pmlm import PMLMModel
+from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
+from fairseq_pmlm.utils.io import Counts, clean_line, keep_inputs, kind, read_lines, read_records, write_output
 
 WIDEST = 1000  # beams: each keeps as many candidates
 
@@ -130,7 +130,7 @@ def lay_out(args: argparse.Namespace, model) -> tuple[list[int], list[infilling.
     """Line numbers, texts with their factorization order, and the places of each gap.
 
     Raises:
-        PMLMError: see :mod:`fairseq_pmlm.gaps`; a text is too long; the file of orders has another number of lines.
+        PMLMError: see :mod:`gaps`; a text is too long; the file of orders has another number of lines.
     """
     rows = read(args)
     orders = None

@@ -20,11 +20,11 @@ import torch
 from fairseq import checkpoint_utils, utils
 from tqdm import tqdm
 
-from fairseq_pmlm.binarized import unigram_entropy
-from fairseq_pmlm.datasets import OBJECTIVES
-from fairseq_pmlm.errors import PMLMError, install_excepthook
+from fairseq_pmlm.data.indexed import unigram_entropy
+from fairseq_pmlm.data.pretraining_dataset import OBJECTIVES
 from fairseq_pmlm.tasks.pmlm import PMLMTask
-from fairseq_pmlm.text import write_json
+from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
+from fairseq_pmlm.utils.io import write_json
 
 GROUPS = [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 10**9)]  # first and last step
 

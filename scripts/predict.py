@@ -20,11 +20,12 @@ import sys
 
 import torch
 
-from fairseq_pmlm import glue, heads
-from fairseq_pmlm.arguments import positive
-from fairseq_pmlm.errors import PMLMError, install_excepthook
-from fairseq_pmlm.model import PMLMModel
-from fairseq_pmlm.text import Counts, keep_inputs, read_lines, write_output
+from fairseq_pmlm.cli.arguments import positive
+from fairseq_pmlm.model import heads
+from fairseq_pmlm.model.pmlm import PMLMModel
+from fairseq_pmlm.preparation import glue
+from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
+from fairseq_pmlm.utils.io import Counts, keep_inputs, read_lines, write_output
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:
@@ -81,7 +82,7 @@ def columns(path: str) -> tuple[str, ...]:
 
 
 def has_key(line: str, key: str) -> bool:
-    """Whether a line holds a JSON object with *key*; what is broken, :func:`fairseq_pmlm.glue.read` refuses."""
+    """Whether a line holds a JSON object with *key*; what is broken, :func:`glue.read` refuses."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

@@ -22,10 +22,14 @@ import re
 import shutil
 from collections import Counter
 
-from fairseq_pmlm import arguments, binarize, dict_files, directories, glue, tokenizer_files
-from fairseq_pmlm.bpe import FAIRSEQ_SYMBOLS, MADE_UP
-from fairseq_pmlm.errors import PMLMError, install_excepthook
-from fairseq_pmlm.text import Counts, write_text
+from fairseq_pmlm.cli import arguments
+from fairseq_pmlm.preparation import binarize, glue
+from fairseq_pmlm.tokenizers import dictionary as dict_files
+from fairseq_pmlm.tokenizers import files as tokenizer_files
+from fairseq_pmlm.tokenizers.sentencepiece import FAIRSEQ_SYMBOLS, MADE_UP
+from fairseq_pmlm.utils import directories
+from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
+from fairseq_pmlm.utils.io import Counts, write_text
 
 SPLITS = ("train", "valid", "test")
 OURS = re.compile(rf"{binarize.OURS.pattern}|input[01]|label|(valid|test)1?\.jsonl")
@@ -127,7 +131,7 @@ class Reader:
         """Write FOLDER/encoded/SPLIT.input0 and so on, as clean text, and SPLIT.jsonl.
 
         Raises:
-            PMLMError: see :func:`fairseq_pmlm.glue.read` and :func:`~fairseq_pmlm.glue.check_label`; no records at all.
+            PMLMError: see :func:`glue.read` and :func:`glue.check_label`; no records at all.
         """
         names = [f"input{i}" for i in range(len(self.table.texts))]
         sides = {name: [] for name in names}

@@ -21,9 +21,9 @@ make a plan, and let any number of jobs on any machines make the shards of it:
 import argparse
 import re
 
-from fairseq_pmlm import arguments
-from fairseq_pmlm.errors import install_excepthook
-from fairseq_pmlm.preparation import Preparation
+from fairseq_pmlm.cli import arguments
+from fairseq_pmlm.preparation.pretraining import Preparation
+from fairseq_pmlm.utils.errors import install_excepthook
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:

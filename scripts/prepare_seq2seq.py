@@ -27,10 +27,14 @@ import os
 import shutil
 from typing import Iterator
 
-from fairseq_pmlm import arguments, binarize, dict_files, directories, tokenizer_files
-from fairseq_pmlm.errors import PMLMError, install_excepthook
-from fairseq_pmlm.pairs import Record, Squad, read_json_lines, read_parallel
-from fairseq_pmlm.text import Counts, text_value
+from fairseq_pmlm.cli import arguments
+from fairseq_pmlm.preparation import binarize
+from fairseq_pmlm.preparation.pairs import Record, Squad, read_json_lines, read_parallel
+from fairseq_pmlm.tokenizers import dictionary as dict_files
+from fairseq_pmlm.tokenizers import files as tokenizer_files
+from fairseq_pmlm.utils import directories
+from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
+from fairseq_pmlm.utils.io import Counts, text_value
 
 SPLITS = ("train", "valid", "test")
 SIDES = ("src", "tgt")
@@ -147,7 +151,7 @@ class Reader:
         Where parts of a source are to be encoded apart, each has a file NAME.src.part0, ... as well.
 
         Raises:
-            PMLMError: see :mod:`fairseq_pmlm.pairs`; an empty or wrong value; no records at all.
+            PMLMError: see :mod:`fairseq_pmlm.preparation.pairs`; an empty or wrong value; no records at all.
         """
         paths = {side: os.path.join(folder, f"{self.name}.{side}.txt") for side in SIDES}
         # Every file of references has a line per record. Where a record has fewer than others, its first one stands
@@ -180,7 +184,7 @@ class Reader:
 def encode_parts(sources: list[str], target: str, model: str, workers: int, total: int, label: str) -> binarize.Encoded:
     """Encode files with a part of each source, and join them, line by line, with ``</s>``; removes *sources*.
 
-    Arguments are those of :func:`fairseq_pmlm.binarize.encode_file`.
+    Arguments are those of :func:`fairseq_pmlm.preparation.binarize.encode_file`.
     """
     encoded = [f"{target}.part{i}" for i in range(len(sources))]
     counts = [

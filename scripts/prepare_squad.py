@@ -19,11 +19,13 @@ import argparse
 import os
 import re
 
-from fairseq_pmlm import arguments, binarize, directories
-from fairseq_pmlm.errors import PMLMError, install_excepthook
+from fairseq_pmlm.cli import arguments
+from fairseq_pmlm.preparation import binarize
 from fairseq_pmlm.squad import windows
 from fairseq_pmlm.squad.files import OURS
 from fairseq_pmlm.squad.preparation import Prepared, prepare
+from fairseq_pmlm.utils import directories
+from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 
 PARTS = ("train", "valid", "test")
 

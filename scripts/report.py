@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 import matplotlib
 import numpy as np
 
-from fairseq_pmlm import hypotheses, training_logs
-from fairseq_pmlm.arguments import positive
-from fairseq_pmlm.errors import PMLMError, install_excepthook
-from fairseq_pmlm.text import write_text
+from fairseq_pmlm.cli.arguments import positive
+from fairseq_pmlm.reporting import logs as training_logs
+from fairseq_pmlm.scoring import hypotheses
+from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
+from fairseq_pmlm.utils.io import write_text
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

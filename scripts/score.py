@@ -19,8 +19,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that was not installed
 logging.getLogger("fairseq").setLevel(logging.WARNING)  # or its import reports a missing tensorboardX
 
-from fairseq_pmlm.errors import PMLMError, install_excepthook  # noqa: E402
-from fairseq_pmlm.hypotheses import read_generate_output, read_segments  # noqa: E402
 from fairseq_pmlm.scoring import (  # noqa: E402
     PRESETS,
     Bootstrap,
@@ -35,8 +33,10 @@ from fairseq_pmlm.scoring import (  # noqa: E402
     score_rouge,
     text_statistics,
 )
+from fairseq_pmlm.scoring.hypotheses import read_generate_output, read_segments  # noqa: E402
 from fairseq_pmlm.scoring.meteor import missing_meteor  # noqa: E402
-from fairseq_pmlm.text import write_text  # noqa: E402
+from fairseq_pmlm.utils.errors import PMLMError, install_excepthook  # noqa: E402
+from fairseq_pmlm.utils.io import write_text  # noqa: E402
 
 METRICS = ["rouge", "bleu", "chrf", "meteor", "stats"]
 

@@ -12,11 +12,11 @@ import argparse
 import json
 import math
 
-from fairseq_pmlm.errors import PMLMError, install_excepthook
 from fairseq_pmlm.scoring import Bootstrap, as_json, format_table
 from fairseq_pmlm.scoring.squad import score_squad
 from fairseq_pmlm.squad.reader import SquadFile
-from fairseq_pmlm.text import Counts, kind, read_json, write_text
+from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
+from fairseq_pmlm.utils.io import Counts, kind, read_json, write_text
 
 
 def parse_arguments(argv=None) -> argparse.Namespace:

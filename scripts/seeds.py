@@ -12,10 +12,10 @@ Or the scores.json that scripts/predict_squad.py and scripts/score.py write.
 import argparse
 import statistics
 
-from fairseq_pmlm import training_logs
-from fairseq_pmlm.errors import PMLMError, install_excepthook
-from fairseq_pmlm.glue import METRICS
-from fairseq_pmlm.text import read_json, write_text
+from fairseq_pmlm.preparation.glue import METRICS
+from fairseq_pmlm.reporting import logs as training_logs
+from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
+from fairseq_pmlm.utils.io import read_json, write_text
 
 Results = dict[tuple[str, str], float]
 

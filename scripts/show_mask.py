@@ -19,12 +19,13 @@ import matplotlib
 import numpy as np
 from fairseq.data import ListDataset, data_utils
 
-from fairseq_pmlm import layout, tokenizer_files
-from fairseq_pmlm.blocks import TextBlocks
-from fairseq_pmlm.datasets import OBJECTIVES, PMLMDataset
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.data import layout
+from fairseq_pmlm.data.blocks import TextBlocks
+from fairseq_pmlm.data.pretraining_dataset import OBJECTIVES, PMLMDataset
 from fairseq_pmlm.tasks.base import load_dictionary
-from fairseq_pmlm.text import replacing
+from fairseq_pmlm.tokenizers import files as tokenizer_files
+from fairseq_pmlm.utils.errors import PMLMError
+from fairseq_pmlm.utils.io import replacing
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -64,7 +64,7 @@ fairseq_train() {
     set -- fairseq-train "$@" --log-format json --log-file "$log"
     echo_command "$@"
     "$@" 2>&1 |
-        python scripts/training_progress.py || { echo "$NAME: training failed; see $log" >&2; exit 1; }
+        python scripts/demo/training_progress.py || { echo "$NAME: training failed; see $log" >&2; exit 1; }
 }
 
 # generate OUTPUT OPTION...: fairseq-generate into a file that is whole or not there.

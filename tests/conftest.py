@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "scripts")]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "scripts"), str(HERE.parent / "scripts/demo")]
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

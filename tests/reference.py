@@ -21,8 +21,8 @@ def small_model(
     relative: bool = False, seed: int = 0, dictionary=None, dtype=torch.float32, layers: int = 3, **options
 ):
     """A small PMLMModel in evaluation mode, whose weights are large enough to make every difference show."""
-    from fairseq_pmlm.model import PMLMModel
-    from fairseq_pmlm.options import PMLMConfig
+    from fairseq_pmlm.model.config import PMLMConfig
+    from fairseq_pmlm.model.pmlm import PMLMModel
 
     torch.manual_seed(seed)
     settings = {

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.utils.errors import PMLMError
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "baselines.py"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "demo" / "baselines.py"
 spec = importlib.util.spec_from_file_location("baselines_script", SCRIPT)
 baselines = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(baselines)

@@ -1,4 +1,4 @@
-"""Batches under fairseq_pmlm.compat: no sample is dropped, no limit exceeded, and fixed shapes are left alone."""
+"""Batches under compat: no sample is dropped, no limit exceeded, and fixed shapes are left alone."""
 
 import re
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from translation import SENTENCES, fairseq, noise
 
-from fairseq_pmlm import compat
+from fairseq_pmlm.fairseq_patches import compat
 
 original_batches = compat.ORIGINALS["fairseq.data.data_utils.batch_by_size"]
 

@@ -9,10 +9,10 @@ from fairseq.data import indexed_dataset
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from reference import small_dictionary
 
-from fairseq_pmlm import binarized
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.data import indexed as binarized
 from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
 from fairseq_pmlm.tasks.pmlm_seq2seq import PMLMSeq2SeqConfig, PMLMSeq2SeqTask
+from fairseq_pmlm.utils.errors import PMLMError
 
 LINES = [[5, 6, 7, 2], [2], [8, 9, 2]]
 

@@ -11,9 +11,9 @@ from fairseq.data import Dictionary, encoders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_pmlm import bpe
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.text import clean_line
+from fairseq_pmlm.tokenizers import sentencepiece as bpe
+from fairseq_pmlm.utils.errors import PMLMError
+from fairseq_pmlm.utils.io import clean_line
 
 SPELLINGS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<pseudo>", "[SEP]", "madeupword0001", "#fairseq:overwrite"]
 WORDS = [

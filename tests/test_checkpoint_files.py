@@ -1,4 +1,4 @@
-"""fairseq_pmlm.checkpoint_files: writing that fails in every way, and which checkpoint is gone on from."""
+"""checkpoint_files: writing that fails in every way, and which checkpoint is gone on from."""
 
 import errno
 import io
@@ -12,9 +12,9 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 
-from fairseq_pmlm import checkpoint_files
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.loading import torch_load
+from fairseq_pmlm.checkpoints.safe_load import torch_load
+from fairseq_pmlm.fairseq_patches import checkpoint_files
+from fairseq_pmlm.utils.errors import PMLMError
 
 
 def state(updates: int) -> dict:

@@ -9,11 +9,11 @@ from foreign import PIECES, authors_log_probs, save_by_transformers, write_unilm
 from test_checkpoints_import import batch, row_indices, run
 from transformers import AutoTokenizer, BertForMaskedLM
 
-from fairseq_pmlm import tokenizer_files
-from fairseq_pmlm.checkpoints.export import export_checkpoint
-from fairseq_pmlm.checkpoints.files import read_tensors
-from fairseq_pmlm.checkpoints.importing import import_checkpoint
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.conversion.export import export_checkpoint
+from fairseq_pmlm.conversion.files import read_tensors
+from fairseq_pmlm.conversion.importing import import_checkpoint
+from fairseq_pmlm.tokenizers import files as tokenizer_files
+from fairseq_pmlm.utils.errors import PMLMError
 
 KINDS = ["bert", "roberta", "xlm-roberta", "unilm", "relative"]
 

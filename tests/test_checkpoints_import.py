@@ -19,10 +19,10 @@ from foreign import (
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-from fairseq_pmlm.checkpoints import vocabulary
-from fairseq_pmlm.checkpoints.files import read_tensors
-from fairseq_pmlm.checkpoints.importing import import_checkpoint
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.conversion import vocabulary
+from fairseq_pmlm.conversion.files import read_tensors
+from fairseq_pmlm.conversion.importing import import_checkpoint
+from fairseq_pmlm.utils.errors import PMLMError
 
 
 def row_indices(folder, model, config=None):

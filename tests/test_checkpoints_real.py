@@ -8,8 +8,8 @@ import torch
 from commands import load
 from transformers import AutoTokenizer, BertModel
 
-from fairseq_pmlm import tokenizer_files
-from fairseq_pmlm.checkpoints.importing import import_checkpoint
+from fairseq_pmlm.conversion.importing import import_checkpoint
+from fairseq_pmlm.tokenizers import files as tokenizer_files
 
 TEXTS = [
     "A pseudo-masked language model is fine-tuned as an encoder or as a decoder.",

@@ -15,9 +15,9 @@ from foreign import PIECES, save_by_transformers, write_unilm
 from safetensors.torch import load_file, save_file
 
 from fairseq_pmlm.checkpoints.architecture import OPTIONS, flags, stored_options
-from fairseq_pmlm.checkpoints.importing import import_checkpoint
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.options import ARCHITECTURES, PMLMConfig, architecture
+from fairseq_pmlm.conversion.importing import import_checkpoint
+from fairseq_pmlm.model.config import ARCHITECTURES, PMLMConfig, architecture
+from fairseq_pmlm.utils.errors import PMLMError
 
 
 @pytest.fixture
@@ -269,10 +269,10 @@ def test_unreadable_inputs_are_named(bert, monkeypatch):
     torch.save(load_file(bert / "model.safetensors"), bert / "pytorch_model.bin")
     os.remove(bert / "model.safetensors")
     with monkeypatch.context() as patch:  # whoever runs this may be allowed to read everything
-        patch.setattr("fairseq_pmlm.checkpoints.files.torch_load", deny)
+        patch.setattr("fairseq_pmlm.conversion.files.torch_load", deny)
         check(bert, r"^cannot read .*pytorch_model\.bin: Permission denied")
     with monkeypatch.context() as patch:
-        patch.setattr("fairseq_pmlm.checkpoints.files.open", deny, raising=False)
+        patch.setattr("fairseq_pmlm.conversion.files.open", deny, raising=False)
         check(bert, r"^cannot read .*pytorch_model\.bin: Permission denied")
     torch.save({1: torch.zeros(1)}, bert / "pytorch_model.bin")
     check(bert, "holds a dictionary with 1 instead of named tensors")

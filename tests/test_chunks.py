@@ -6,9 +6,9 @@ import random
 import numpy as np
 import pytest
 
-from fairseq_pmlm import chunks
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.text import Counts, clean_line
+from fairseq_pmlm.preparation import chunks
+from fairseq_pmlm.utils.errors import PMLMError
+from fairseq_pmlm.utils.io import Counts, clean_line
 
 LINES = ["", "  ", "\u3000", "\t", "a b", "ccc  d", "한글 텍스트", "\u2028", "\u200b", "x" * 33, "\x00"]
 ENDS = ["\n", "\n", "\r\n", "\n\n"]
@@ -80,7 +80,7 @@ def test_a_bad_line_is_named_whatever_chunk_it_is_in(tmp_path, monkeypatch, comp
 @pytest.mark.parametrize("size", [2, 3, 20])
 def test_a_line_that_fills_the_memory_is_refused(tmp_path, monkeypatch, mode, size):
     monkeypatch.setattr(chunks, "SIZE", size)
-    monkeypatch.setattr("fairseq_pmlm.text.LONGEST_LINE", 1000)
+    monkeypatch.setattr("fairseq_pmlm.utils.io.LONGEST_LINE", 1000)
     path = tmp_path / "a.gz"
     path.write_bytes(gzip.compress(b"a\nb\n" + bytes(10**6)))
     with pytest.raises(PMLMError, match=r"a\.gz, line 3: longer than 1,000 bytes; is this a text file"):

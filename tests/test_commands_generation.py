@@ -17,7 +17,7 @@ from commands import (
     refused,
 )
 
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.utils.errors import PMLMError
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from commands import OPTIMIZER, SMALL, USER_DIR, WORDS, command, load, logged
 
-from fairseq_pmlm import wordpiece
-from fairseq_pmlm.bpe import write_dictionary
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.tokenizers import wordpiece
+from fairseq_pmlm.tokenizers.sentencepiece import write_dictionary
+from fairseq_pmlm.utils.errors import PMLMError
 
 TASK = ["--task", "pmlm_squad", "--criterion", "pmlm_squad", "--arch", "pmlm_tiny", *SMALL]
 LIMITS = ["--max-source-positions", "40", "--doc-stride", "16", "--max-question-positions", "8"]

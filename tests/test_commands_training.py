@@ -19,7 +19,7 @@ from commands import (
     pretrain,
 )
 
-from fairseq_pmlm import identity
+from fairseq_pmlm.checkpoints import metadata as identity
 
 pytestmark = pytest.mark.slow
 

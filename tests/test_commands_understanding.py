@@ -10,8 +10,8 @@ from fairseq.data import Dictionary, indexed_dataset
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 from test_heads import segments
 
-from fairseq_pmlm import heads
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.model import heads
+from fairseq_pmlm.utils.errors import PMLMError
 
 pytestmark = pytest.mark.slow
 COUNTS = {"train": 60, "valid": 37}

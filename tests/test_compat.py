@@ -1,4 +1,4 @@
-"""Checkpoints under fairseq_pmlm.compat: loaded, resumed from, or named in one line; and what warnings are left."""
+"""Checkpoints under compat: loaded, resumed from, or named in one line; and what warnings are left."""
 
 import argparse
 import ast
@@ -17,8 +17,8 @@ from fairseq import checkpoint_utils
 from test_loading import Call
 from translation import MODEL, SENTENCES, fairseq, finish, noise, start
 
-from fairseq_pmlm import compat
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.fairseq_patches import compat
+from fairseq_pmlm.utils.errors import PMLMError
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from fairseq.data import ListDataset
 from reference import small_dictionary, small_model
 from test_decoding import sources
 
-from fairseq_pmlm.backbone import Layer
-from fairseq_pmlm.blocks import TextBlocks
 from fairseq_pmlm.criterions.pmlm import PMLMCriterion
 from fairseq_pmlm.criterions.pmlm_seq2seq import PMLMSeq2SeqCriterion
-from fairseq_pmlm.datasets import PMLMDataset
-from fairseq_pmlm.projection_loss import projection_loss
+from fairseq_pmlm.data.blocks import TextBlocks
+from fairseq_pmlm.data.pretraining_dataset import PMLMDataset
+from fairseq_pmlm.model.kernels.projection_loss import projection_loss
+from fairseq_pmlm.model.transformer import Layer
 
 PAD = 1
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from reference import small_dictionary
 from test_binarized import write
 
-from fairseq_pmlm import masking
-from fairseq_pmlm.blocks import TextBlocks
-from fairseq_pmlm.datasets import PMLMDataset
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.pair_datasets import Corruption, CutDataset, PseudoMaskedPairDataset
+from fairseq_pmlm.data import masking
+from fairseq_pmlm.data.blocks import TextBlocks
+from fairseq_pmlm.data.pair_dataset import Corruption, CutDataset, PseudoMaskedPairDataset
+from fairseq_pmlm.data.pretraining_dataset import PMLMDataset
 from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
+from fairseq_pmlm.utils.errors import PMLMError
 
 BOS, PAD, EOS, MASK, PSEUDO = 0, 1, 2, 34, 35
 

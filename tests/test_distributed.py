@@ -1,4 +1,4 @@
-"""fairseq_pmlm.distributed: who is who, by the environment and the options; real processes are started at the end."""
+"""distributed: who is who, by the environment and the options; real processes are started at the end."""
 
 import argparse
 import os
@@ -20,12 +20,13 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils
 from omegaconf import OmegaConf
 
-from fairseq_pmlm import distributed, progress
-from fairseq_pmlm.distributed import free_port
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.loading import torch_load
-from fairseq_pmlm.model import PMLMModel
-from fairseq_pmlm.options import PMLMConfig
+from fairseq_pmlm.checkpoints.safe_load import torch_load
+from fairseq_pmlm.fairseq_patches import distributed
+from fairseq_pmlm.fairseq_patches import training_state as progress
+from fairseq_pmlm.fairseq_patches.distributed import free_port
+from fairseq_pmlm.model.config import PMLMConfig
+from fairseq_pmlm.model.pmlm import PMLMModel
+from fairseq_pmlm.utils.errors import PMLMError
 
 TORCHRUN = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "6", "RANK": "4", "LOCAL_RANK": "1"}
 SLURM = {"SLURM_JOB_ID": "77", "SLURM_STEP_NODELIST": "alone", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "2"}

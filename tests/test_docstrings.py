@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.utils.errors import PMLMError
 
 BODY = "The mean of all given values is taken, and values that are missing count as zero in it."
 

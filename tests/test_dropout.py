@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fairseq_pmlm import dropout
-from fairseq_pmlm.dropout import Dropout, DroppedAttention, dropout_attention, random_bits, threshold
+from fairseq_pmlm.model.kernels import dropout
+from fairseq_pmlm.model.kernels.dropout import Dropout, DroppedAttention, dropout_attention, random_bits, threshold
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.03])

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from fairseq_pmlm.errors import LONGEST, PMLMError, find_user_error, message
+from fairseq_pmlm.utils.errors import LONGEST, PMLMError, find_user_error, message
 
 
 def test_the_cause_is_found_behind_what_fairseq_raises():
@@ -17,7 +17,7 @@ def test_the_cause_is_found_behind_what_fairseq_raises():
 
 
 @pytest.mark.parametrize("kind", [PMLMError, RuntimeError])
-@pytest.mark.parametrize("raised", ["errors.PMLMError", "tasks.base.MissingDataError"])
+@pytest.mark.parametrize("raised", ["utils.errors.PMLMError", "tasks.base.MissingDataError"])
 def test_the_line_is_found_in_the_traceback_of_another_process(kind, raised):
     text = f"Caught in worker 0.\nTraceback ...\nfairseq_pmlm.{raised}: line 3 is wrong\n\nmore"
     assert message(kind(text)) == "line 3 is wrong"
@@ -30,7 +30,7 @@ def test_a_message_is_one_line_whatever_it_quotes():
 
 
 def test_other_errors_keep_their_traceback():
-    code = "import fairseq_pmlm.errors as e; e.install_excepthook(); e.install_excepthook(); raise {}"
+    code = "import fairseq_pmlm.utils.errors as e; e.install_excepthook(); e.install_excepthook(); raise {}"
     done = subprocess.run([sys.executable, "-c", code.format("ValueError('x')")], capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback" in done.stderr

@@ -17,16 +17,16 @@ import torch
 from fairseq.data import ListDataset
 from reference import forward, kind, may_see, small_dictionary, small_model
 
-HERE = Path(__file__).parents[1] / "scripts" / "experiments"
+HERE = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(HERE))
 
 import variants  # noqa: E402
 from runner import Job, Runner  # noqa: E402
 
-from fairseq_pmlm.blocks import TextBlocks  # noqa: E402
-from fairseq_pmlm.datasets import PMLMDataset  # noqa: E402
-from fairseq_pmlm.errors import PMLMError  # noqa: E402
-from fairseq_pmlm.infilling import score  # noqa: E402
+from fairseq_pmlm.data.blocks import TextBlocks  # noqa: E402
+from fairseq_pmlm.data.pretraining_dataset import PMLMDataset  # noqa: E402
+from fairseq_pmlm.generation.infilling import score  # noqa: E402
+from fairseq_pmlm.utils.errors import PMLMError  # noqa: E402
 
 MASK, PSEUDO = 34, 35
 
@@ -98,7 +98,7 @@ def test_variants_equal_a_slow_reference(variant, objective, relative):
 def test_blind_originals_are_blind_in_decoding_too():
     from test_infilling import STEPS, gapped
 
-    from fairseq_pmlm.infilling import infill
+    from fairseq_pmlm.generation.infilling import infill
 
     model, text = small_model(True), gapped(10, STEPS[4], 30)
     default = score(model, [text])[0]

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.utils.errors import PMLMError
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "experiments"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 from curves import read_curve
 from found import FIRST, LATER, Results

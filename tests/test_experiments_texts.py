@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.utils.errors import PMLMError
 
-HERE = Path(__file__).parents[1] / "scripts" / "experiments"
+HERE = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(HERE))
 
 from entries import main as entries_main  # noqa: E402

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from test_wordpiece import PIECES
 from tokenizers import ByteLevelBPETokenizer
 
-from fairseq_pmlm import tokenizer_files
-from fairseq_pmlm.bpe import UNK
-from fairseq_pmlm.byte_bpe import PMLMByteBPE
-from fairseq_pmlm.extents import extents
-from fairseq_pmlm.text import clean_line
+from fairseq_pmlm.tokenizers import files as tokenizer_files
+from fairseq_pmlm.tokenizers.byte_bpe import PMLMByteBPE
+from fairseq_pmlm.tokenizers.offsets import extents
+from fairseq_pmlm.tokenizers.sentencepiece import UNK
+from fairseq_pmlm.utils.io import clean_line
 
 LINES = ["the cats sat, singing", "안녕하세요 세계", "a café in the city", "xyz abc 1/2 ..."] * 9
 

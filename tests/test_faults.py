@@ -1,4 +1,4 @@
-"""The short form of scripts/benchmarks/faults.py: real trainings are killed, cut and starved, and go on."""
+"""The short form of benchmarks/faults.py: real trainings are killed, cut and starved, and go on."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 def table(*options):
     """The rows of the table: {fault: (injected, survived, lost, difference, note)}."""
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts/benchmarks/faults.py", *map(str, options)],
+        [sys.executable, ROOT / "benchmarks/faults.py", *map(str, options)],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from reference import small_dictionary, small_model
 from test_decoding import EOS, full_forward, sources
 
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.generator import Generator
+from fairseq_pmlm.generation.sequence_generator import Generator
 from fairseq_pmlm.tasks.pmlm_seq2seq import PMLMSeq2SeqConfig, PMLMSeq2SeqTask
+from fairseq_pmlm.utils.errors import PMLMError
 
 
 def build(models, seq_gen_cls=None, task_options=None, **options):
@@ -318,7 +318,7 @@ def test_sampling_where_next_to_nothing_is_allowed(options):
 
 @pytest.mark.parametrize("bonus", [0.0, 30.0])
 def test_draws_keep_their_proportions_where_probabilities_vanish(bonus):
-    from fairseq_pmlm.search import Sampling
+    from fairseq_pmlm.generation.search import Sampling
 
     lprobs = torch.full((1, 2, 36), -math.inf)
     lprobs[:, :, [7, 9]] = torch.tensor([0.25, 0.75]).log() - 30.0 - bonus

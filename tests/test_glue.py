@@ -4,10 +4,10 @@ import gzip
 
 import pytest
 
-from fairseq_pmlm import glue
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.glue import Table
-from fairseq_pmlm.text import Counts
+from fairseq_pmlm.preparation import glue
+from fairseq_pmlm.preparation.glue import Table
+from fairseq_pmlm.utils.errors import PMLMError
+from fairseq_pmlm.utils.io import Counts
 
 # The first lines as published, and a record; fields are what the official files have.
 PARSES = ["sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse", "sentence2_parse"]

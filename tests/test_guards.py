@@ -13,11 +13,11 @@ from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 from reference import small_dictionary, small_model
 
-from fairseq_pmlm.blocks import TextBlocks
 from fairseq_pmlm.criterions.pmlm import PMLMCriterion
 from fairseq_pmlm.criterions.pmlm_seq2seq import PMLMSeq2SeqCriterion
-from fairseq_pmlm.datasets import PMLMDataset
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.data.blocks import TextBlocks
+from fairseq_pmlm.data.pretraining_dataset import PMLMDataset
+from fairseq_pmlm.utils.errors import PMLMError
 
 BOS, PAD, EOS, UNK, MASK, PSEUDO = 0, 1, 2, 3, 34, 35
 
@@ -203,7 +203,7 @@ def test_so_many_updates_in_a_row_are_left_out(allowed, monkeypatch, caplog):
             raise kind
         return kind
 
-    from fairseq_pmlm import guards
+    from fairseq_pmlm.fairseq_patches import guards
 
     monkeypatch.setattr(Trainer, "train_step", original)
     monkeypatch.setattr(guards, "replace", lambda owner, name, lines, wrap: wrap(original))

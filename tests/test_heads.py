@@ -9,8 +9,10 @@ import torch
 from fairseq.data import Dictionary
 from reference import forward, small_dictionary, small_model
 
-from fairseq_pmlm import compat, heads, layout
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.data import layout
+from fairseq_pmlm.fairseq_patches import compat
+from fairseq_pmlm.model import heads
+from fairseq_pmlm.utils.errors import PMLMError
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 

@@ -15,13 +15,15 @@ from reference import forward, logits
 from test_heads import segments
 from test_prepare import call
 
-from fairseq_pmlm import bpe, tokenizer_files, wordpiece
-from fairseq_pmlm.batching import batches
-from fairseq_pmlm.checkpoints.export import export_checkpoint
-from fairseq_pmlm.checkpoints.importing import fairseq_checkpoint
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.model import PMLMModel
-from fairseq_pmlm.options import PMLMConfig
+from fairseq_pmlm.conversion.export import export_checkpoint
+from fairseq_pmlm.conversion.importing import fairseq_checkpoint
+from fairseq_pmlm.model.config import PMLMConfig
+from fairseq_pmlm.model.pmlm import PMLMModel
+from fairseq_pmlm.tokenizers import files as tokenizer_files
+from fairseq_pmlm.tokenizers import sentencepiece as bpe
+from fairseq_pmlm.tokenizers import wordpiece
+from fairseq_pmlm.utils.batching import batches
+from fairseq_pmlm.utils.errors import PMLMError
 
 ROOT = Path(__file__).parents[1]
 TEXT = ["a", "good", "film", "i", "liked", "it", "bad", "boring", "the", "of", "and", "was", "very", "not"]

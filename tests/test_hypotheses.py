@@ -6,8 +6,8 @@ import math
 import hypotheses as script
 import pytest
 
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.hypotheses import read_generate, read_generate_output, read_segments
+from fairseq_pmlm.scoring.hypotheses import read_generate, read_generate_output, read_segments
+from fairseq_pmlm.utils.errors import PMLMError
 
 
 def write(path, *lines):

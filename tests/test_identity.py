@@ -4,8 +4,9 @@ import pytest
 import torch
 from reference import small_dictionary, small_model
 
-from fairseq_pmlm import identity, tokenizer_files
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.checkpoints import metadata as identity
+from fairseq_pmlm.tokenizers import files as tokenizer_files
+from fairseq_pmlm.utils.errors import PMLMError
 
 CFG = SimpleNamespace(
     encoder_attention_heads=4,

@@ -12,11 +12,12 @@ from infill import main as infill_main
 from reference import forward, logits, may_see, small_dictionary, small_model
 from test_hub import TEXT, hub, place  # noqa: F401  (fixtures)
 
-from fairseq_pmlm import gaps, tokenizer_files
-from fairseq_pmlm.bpe import write_dictionary
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.infilling import Gapped, best_combinations, infill, score
-from fairseq_pmlm.masking import Mask
+from fairseq_pmlm.data.masking import Mask
+from fairseq_pmlm.generation import gaps
+from fairseq_pmlm.generation.infilling import Gapped, best_combinations, infill, score
+from fairseq_pmlm.tokenizers import files as tokenizer_files
+from fairseq_pmlm.tokenizers.sentencepiece import write_dictionary
+from fairseq_pmlm.utils.errors import PMLMError
 
 RELATIVE = pytest.mark.parametrize("relative", [False, True])
 BOS, EOS, FIRST = 0, 2, 4

@@ -8,8 +8,8 @@ from fairseq.optim.adam import FairseqAdam
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 from test_heads import TEXTS, padded, with_heads
 
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.layer_decay import LayerDecayConfig, LayerDecayOptimizer
+from fairseq_pmlm.optim.layer_decay import LayerDecayConfig, LayerDecayOptimizer
+from fairseq_pmlm.utils.errors import PMLMError
 
 DECAY = 0.5
 

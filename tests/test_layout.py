@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import kind, may_see
 
-from fairseq_pmlm import decoding, layout, masking
+from fairseq_pmlm.data import layout, masking
+from fairseq_pmlm.model import incremental as decoding
 
 
 def assert_slots(slots, tokens, positions, segments, steps):

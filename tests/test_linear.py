@@ -1,4 +1,4 @@
-"""fairseq_pmlm.linear: packed products equal torch's, and follow the weights."""
+"""fairseq_pmlm.model.kernels.linear: packed products equal torch's, and follow the weights."""
 
 import copy
 import io
@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fairseq_pmlm.linear import PackableLinear, has_onednn
+from fairseq_pmlm.model.kernels.linear import PackableLinear, has_onednn
 
 SLICES = [slice(None), slice(0, 16), slice(16, 48)]
 

@@ -1,4 +1,4 @@
-"""fairseq_pmlm.loading: what a checkpoint may hold is loaded as it was, and nothing in it runs."""
+"""fairseq_pmlm.checkpoints.safe_load: what a checkpoint may hold is loaded as it was, and nothing in it runs."""
 
 import argparse
 import collections
@@ -19,8 +19,8 @@ from fairseq.distributed.utils import _TensorPlaceholder
 from fairseq.logging import meters
 from omegaconf import OmegaConf
 
-from fairseq_pmlm import loading
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.checkpoints import safe_load as loading
+from fairseq_pmlm.utils.errors import PMLMError
 
 NUMBERS = [
     np.float64(1.5),

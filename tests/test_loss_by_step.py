@@ -13,11 +13,11 @@ from loss_by_step import main
 from reference import small_dictionary, small_model
 from test_binarized import write
 
-from fairseq_pmlm.checkpoints.importing import fairseq_checkpoint
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.options import PMLMConfig
+from fairseq_pmlm.conversion.importing import fairseq_checkpoint
+from fairseq_pmlm.model.config import PMLMConfig
+from fairseq_pmlm.utils.errors import PMLMError
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "experiments"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 from measure import validation_losses
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_pmlm import masking
+from fairseq_pmlm.data import masking
 
 
 def test_statistics_on_512_tokens():

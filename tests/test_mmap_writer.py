@@ -5,8 +5,8 @@ import pytest
 import torch
 from fairseq.data import indexed_dataset
 
-from fairseq_pmlm import mmap_writer
-from fairseq_pmlm.mmap_writer import MMapWriter
+from fairseq_pmlm.data import mmap_writer
+from fairseq_pmlm.data.mmap_writer import MMapWriter
 
 
 @pytest.mark.parametrize("types", [100, 65_499, 65_500, 250_000])

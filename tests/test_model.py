@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import bucket, forward, kind, logits, may_see, small_dictionary, small_model
 
-from fairseq_pmlm import layout, masking
-from fairseq_pmlm.attention import RelativePositionBias
+from fairseq_pmlm.data import layout, masking
+from fairseq_pmlm.model.attention import RelativePositionBias
 
 RELATIVE = pytest.mark.parametrize("relative", [False, True])
 MASK, PSEUDO = 34, 35  # in the small dictionary of 4 + 30 + 2 types
@@ -196,8 +196,8 @@ def test_heads_can_start_by_looking_nearby():
 
 def test_initialization():
     model = small_model(layers=2, seed=1)
-    from fairseq_pmlm.backbone import Backbone
-    from fairseq_pmlm.options import PMLMConfig
+    from fairseq_pmlm.model.config import PMLMConfig
+    from fairseq_pmlm.model.transformer import Backbone
 
     torch.manual_seed(0)
     backbone = Backbone(PMLMConfig(encoder_layers=1, encoder_embed_dim=256, encoder_attention_heads=4), 500, 1)
@@ -217,8 +217,8 @@ def test_architectures_have_the_published_sizes(name, millions):
 
     from fairseq.models import ARCH_CONFIG_REGISTRY
 
-    from fairseq_pmlm.backbone import Layer
-    from fairseq_pmlm.options import PMLMConfig
+    from fairseq_pmlm.model.config import PMLMConfig
+    from fairseq_pmlm.model.transformer import Layer
 
     args = Namespace()
     ARCH_CONFIG_REGISTRY[name](args)

@@ -6,9 +6,9 @@ import json
 import prepare_seq2seq
 import pytest
 
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.pairs import Squad
-from fairseq_pmlm.text import Counts
+from fairseq_pmlm.preparation.pairs import Squad
+from fairseq_pmlm.utils.errors import PMLMError
+from fairseq_pmlm.utils.io import Counts
 
 
 class Words:

@@ -12,7 +12,8 @@ from commands import ROOT
 from fairseq import checkpoint_utils
 from fairseq.data import data_utils
 
-from fairseq_pmlm import compat, patching
+from fairseq_pmlm.fairseq_patches import compat
+from fairseq_pmlm.fairseq_patches import replace as patching
 
 
 def python(code):
@@ -35,12 +36,12 @@ def test_applying_twice_changes_nothing():
 def test_importing_twice_is_harmless():
     run = python("""
         import importlib, sys, warnings
-        import fairseq_pmlm.compat as first
+        import fairseq_pmlm.fairseq_patches.compat as first
         from fairseq.data import data_utils
 
         filters = len(warnings.filters)
-        del sys.modules["fairseq_pmlm.compat"]
-        second = importlib.import_module("fairseq_pmlm.compat")
+        del sys.modules["fairseq_pmlm.fairseq_patches.compat"]
+        second = importlib.import_module("fairseq_pmlm.fairseq_patches.compat")
         second.apply()
         # the originals are patched again, never the patches
         assert second is not first and second.ORIGINALS == first.ORIGINALS
@@ -149,7 +150,7 @@ def test_another_fairseq_gives_one_warning_that_names_the_function():
 def test_readers_end_before_python_does():
     code = """
 import threading, time
-import fairseq_pmlm.compat
+import fairseq_pmlm.fairseq_patches.compat
 from fairseq.data.iterators import BufferedIterator
 
 class Endless:
@@ -163,7 +164,7 @@ batches = BufferedIterator(3, Endless())
 next(batches)
 readers = [t for t in threading.enumerate() if type(t).__name__ == "BackgroundConsumer"]
 assert len(readers) == 1 and readers[0].is_alive()
-fairseq_pmlm.compat.stop_readers()
+fairseq_pmlm.fairseq_patches.compat.stop_readers()
 assert not readers[0].is_alive()
 print("stopped")
 """

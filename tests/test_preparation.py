@@ -14,9 +14,11 @@ from commands import ROOT, command
 from fairseq.data import Dictionary, indexed_dataset
 from test_prepare import call
 
-from fairseq_pmlm import chunks, encoding, mmap_writer, tokenizer_files
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.data import mmap_writer
+from fairseq_pmlm.preparation import chunks, encoding
 from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
+from fairseq_pmlm.tokenizers import files as tokenizer_files
+from fairseq_pmlm.utils.errors import PMLMError
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "runs", "안녕하세요", "세계", "Tiếng", "Việt", "</s>", "\u200b"]
 OPTIONS = ["--vocab-size", 40, "--character-coverage", 1, "--valid-fraction", 0.1, "--shard-size", "3K"]

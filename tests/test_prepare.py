@@ -16,8 +16,10 @@ import pytest
 import sentencepiece
 from fairseq.data import Dictionary, indexed_dataset
 
-from fairseq_pmlm import binarize, chunks, directories, tokenizer_files
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.preparation import binarize, chunks
+from fairseq_pmlm.tokenizers import files as tokenizer_files
+from fairseq_pmlm.utils import directories
+from fairseq_pmlm.utils.errors import PMLMError
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "runs", "안녕하세요", "세계", "좋은", "아침"]

@@ -9,8 +9,8 @@ from fairseq.tasks.sentence_prediction import SentencePredictionConfig, Sentence
 from test_hub import write_vocabulary
 from test_prepare import call, ids, run
 
-from fairseq_pmlm import tokenizer_files
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.tokenizers import files as tokenizer_files
+from fairseq_pmlm.utils.errors import PMLMError
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_pmlm.projection_loss import ONE_HOT, Distribution, projection_loss
+from fairseq_pmlm.model.kernels.projection_loss import ONE_HOT, Distribution, projection_loss
 
 TYPES = 21
 DISTRIBUTIONS = [ONE_HOT, Distribution(0.9 - 0.1 / 20, 0.1 / 20), Distribution(0.9 - 0.1 / 19, 0.1 / 19, without=1)]
@@ -69,7 +69,7 @@ def test_low_precision_is_for_the_products_alone():
 
 
 def test_scores_of_a_chunk_are_all_that_is_held(monkeypatch):
-    import fairseq_pmlm.projection_loss as module
+    import fairseq_pmlm.model.kernels.projection_loss as module
 
     shapes = []
     project = module.project

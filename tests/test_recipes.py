@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.utils.errors import PMLMError
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ["cnndm", "fairytaleqa_qg", "gigaword", "scitldr", "squad_qg", "xsum"]

@@ -13,9 +13,9 @@ import report
 from commands import ROOT
 from test_scripts import one_error_line, script
 
-from fairseq_pmlm import training_logs
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.loading import torch_load
+from fairseq_pmlm.checkpoints.safe_load import torch_load
+from fairseq_pmlm.reporting import logs as training_logs
+from fairseq_pmlm.utils.errors import PMLMError
 
 EVIL = "<script>alert(1)</script><img src=x onerror='alert(2)'> \" & $x^2$ \u202e"
 

@@ -1,4 +1,4 @@
-"""fairseq_pmlm.resuming: the place in an epoch, meters and scores at its end, and trainings that are complete."""
+"""resuming: the place in an epoch, meters and scores at its end, and trainings that are complete."""
 
 from types import SimpleNamespace
 
@@ -16,9 +16,10 @@ from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import (
 )
 from omegaconf import OmegaConf
 
-from fairseq_pmlm import progress, resuming
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.patching import ORIGINALS
+from fairseq_pmlm.fairseq_patches import resuming
+from fairseq_pmlm.fairseq_patches import training_state as progress
+from fairseq_pmlm.fairseq_patches.replace import ORIGINALS
+from fairseq_pmlm.utils.errors import PMLMError
 
 
 class Numbers(FairseqDataset):

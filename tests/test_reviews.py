@@ -1,4 +1,4 @@
-"""scripts/experiments/reviews.py: film reviews out of the package that holds them."""
+"""experiments/reviews.py: film reviews out of the package that holds them."""
 
 import io
 import sys
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "experiments"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 import reviews
 
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.utils.errors import PMLMError
 
 
 def archive(path: Path, name: str, content: bytes) -> str:

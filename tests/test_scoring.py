@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 import fairseq_pmlm.scoring
-from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.scoring import (
     ROUGE_TYPES,
     Bootstrap,
@@ -23,6 +22,7 @@ from fairseq_pmlm.scoring import (
     text_statistics,
 )
 from fairseq_pmlm.scoring.tokenizers import build_rouge_tokenizer
+from fairseq_pmlm.utils.errors import PMLMError
 
 ONCE = Bootstrap(0)  # no intervals
 

@@ -10,8 +10,8 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from test_scripts import script
 
 import fairseq_pmlm.scoring
-from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.scoring import Bootstrap, format_table, score_bleu, score_chrf, score_rouge
+from fairseq_pmlm.utils.errors import PMLMError
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.significance import PairedTest
 
-from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.scoring import (
     PRESETS,
     Bootstrap,
@@ -29,6 +28,7 @@ from fairseq_pmlm.scoring import (
 from fairseq_pmlm.scoring import meteor as meteor_module
 from fairseq_pmlm.scoring.presets import split_at_ends
 from fairseq_pmlm.scoring.words import penn_words, split_words
+from fairseq_pmlm.utils.errors import PMLMError
 
 ONCE = Bootstrap(0)
 TEXTS = {  # as people write; as the Penn Treebank has it

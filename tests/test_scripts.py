@@ -74,7 +74,7 @@ def test_show_mask_names_what_is_wrong(data):
 def test_split_pairs_keeps_equal_sources_together(tmp_path):
     pairs = [{"src": f"source {i % 150}", "tgt": f"target {i}"} for i in range(300)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
-    script("split_pairs.py", "--pairs", tmp_path / "pairs.jsonl", "--destdir", tmp_path / "out")
+    script("demo/split_pairs.py", "--pairs", tmp_path / "pairs.jsonl", "--destdir", tmp_path / "out")
     splits = {
         name: [json.loads(line) for line in (tmp_path / "out" / f"pairs.{name}.jsonl").read_text().splitlines()]
         for name in ("train", "valid", "test")
@@ -85,7 +85,8 @@ def test_split_pairs_keeps_equal_sources_together(tmp_path):
     assert not (sources[0] | sources[1]) & sources[2]
     (tmp_path / "few.jsonl").write_text(json.dumps(pairs[0]))
     one_error_line(
-        script("split_pairs.py", "--pairs", tmp_path / "few.jsonl", "--destdir", tmp_path / "x", check=False), "too few"
+        script("demo/split_pairs.py", "--pairs", tmp_path / "few.jsonl", "--destdir", tmp_path / "x", check=False),
+        "too few",
     )
     assert not (tmp_path / "x").exists()
 
@@ -96,11 +97,11 @@ def test_training_progress_shows_the_numbers_and_the_failure():
         '2026-01-01 00:00:00 | INFO | train_inner | {"loss": "9", "ae_loss": "4.5", "num_updates": "50", "wps": "9"}\n'
         "2026-01-01 00:00:00 | WARNING | x | 3 lines are longer\n"
     )
-    done = script("training_progress.py", stdin=log, check=False)
+    done = script("demo/training_progress.py", stdin=log, check=False)
     assert done.returncode == 1  # it never said that it was done
     assert "50/100 updates  loss 9  ae_loss 4.5  wps 9" in done.stdout
     assert "warning: 3 lines are longer" in done.stdout
-    script("training_progress.py", stdin=log + "x | INFO | fairseq_cli.train | done training in 1.0 seconds\n")
-    done = script("training_progress.py", stdin="fairseq_pmlm: error: --x 1 is wrong\n", check=False)
+    script("demo/training_progress.py", stdin=log + "x | INFO | fairseq_cli.train | done training in 1.0 seconds\n")
+    done = script("demo/training_progress.py", stdin="fairseq_pmlm: error: --x 1 is wrong\n", check=False)
     assert done.returncode == 1
     assert "--x 1 is wrong" in done.stderr

@@ -1,4 +1,4 @@
-"""fairseq_pmlm.search: the blocks' way to the best candidates against sorting everything."""
+"""fairseq_pmlm.generation.search: the blocks' way to the best candidates against sorting everything."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import small_dictionary
 
-from fairseq_pmlm.search import BLOCK, BeamSearch
+from fairseq_pmlm.generation.search import BLOCK, BeamSearch
 
 
 @settings(deadline=None, max_examples=150)

@@ -14,7 +14,7 @@ from fairseq_pmlm.criterions.sentence_prediction import (
     PMLMSentencePredictionCriterion,
     compute,
 )
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.utils.errors import PMLMError
 
 
 def criterion(num_classes=2, **options):

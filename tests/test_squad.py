@@ -12,7 +12,6 @@ from fairseq.logging import metrics
 from test_squad_windows import Words
 
 from fairseq_pmlm.criterions.pmlm_squad import PMLMSquadCriterion, span_loss
-from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.scoring.squad import score_squad
 from fairseq_pmlm.squad import windows
 from fairseq_pmlm.squad.prediction import combine, write
@@ -20,7 +19,8 @@ from fairseq_pmlm.squad.preparation import Part, write_meta
 from fairseq_pmlm.squad.reader import SquadFile
 from fairseq_pmlm.squad.validation import Judged
 from fairseq_pmlm.tasks.pmlm_squad import PMLMSquadTask
-from fairseq_pmlm.text import Counts
+from fairseq_pmlm.utils.errors import PMLMError
+from fairseq_pmlm.utils.io import Counts
 
 
 def squad_file(folder, version="2.0", name="part.json"):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from fairseq_pmlm.errors import PMLMError
 from fairseq_pmlm.squad.reader import SquadFile
-from fairseq_pmlm.text import Counts
+from fairseq_pmlm.utils.errors import PMLMError
+from fairseq_pmlm.utils.io import Counts
 
 
 def squad(version="1.1", context="A fox ran.", **changes):

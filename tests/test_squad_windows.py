@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.extents import extents
 from fairseq_pmlm.scoring.squad import exact_and_f1
 from fairseq_pmlm.squad import windows
 from fairseq_pmlm.squad.reader import Answer
 from fairseq_pmlm.squad.spans import Span, best_spans, merge, no_answer_probability
+from fairseq_pmlm.tokenizers.offsets import extents
+from fairseq_pmlm.utils.errors import PMLMError
 
 
 def test_windows_are_those_of_bert():

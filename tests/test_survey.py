@@ -5,9 +5,9 @@ import random
 import numpy as np
 import pytest
 
-from fairseq_pmlm import chunks
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.survey import DUPLICATE, OUTSIDE, TRAIN, VALID, Survey, look, survey
+from fairseq_pmlm.preparation import chunks
+from fairseq_pmlm.preparation.survey import DUPLICATE, OUTSIDE, TRAIN, VALID, Survey, look, survey
+from fairseq_pmlm.utils.errors import PMLMError
 
 WORDS = ["a", "bb", "ccc", "한글", "d"]
 

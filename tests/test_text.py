@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.text import (
+from fairseq_pmlm.utils.errors import PMLMError
+from fairseq_pmlm.utils.io import (
     Counts,
     clean_line,
     list_files,
@@ -100,7 +100,7 @@ def test_unreadable_files(tmp_path, name, content, message):
 
 
 def test_a_line_that_fills_the_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("fairseq_pmlm.text.LONGEST_LINE", 1000)
+    monkeypatch.setattr("fairseq_pmlm.utils.io.LONGEST_LINE", 1000)
     for size, end in ((1000, b""), (999, b"\n"), (1001, b""), (1000, b"\n"), (10**6, b"")):
         (tmp_path / "a.gz").write_bytes(gzip.compress(b"x\n" + bytes(size) + end))
         if size + len(end) <= 1000:

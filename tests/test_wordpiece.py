@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertTokenizer
 
-from fairseq_pmlm import bpe, byte_bpe, tokenizer_files, wordpiece
-from fairseq_pmlm.errors import PMLMError
-from fairseq_pmlm.text import clean_line
+from fairseq_pmlm.tokenizers import byte_bpe, wordpiece
+from fairseq_pmlm.tokenizers import files as tokenizer_files
+from fairseq_pmlm.tokenizers import sentencepiece as bpe
+from fairseq_pmlm.utils.errors import PMLMError
+from fairseq_pmlm.utils.io import clean_line
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PIECES = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "##ing", "sat", ".", ",", "!"]

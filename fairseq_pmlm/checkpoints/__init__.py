@@ -1,1 +1,1 @@
-"""Other people's checkpoints to ours, and ours to theirs."""
+"""Our own checkpoints: read safely, and what they say of themselves."""

@@ -4,9 +4,9 @@ import os
 from argparse import Namespace
 from typing import Any
 
-from ..errors import PMLMError
-from ..loading import torch_load
-from .files import check_readable
+from ..conversion.files import check_readable
+from ..utils.errors import PMLMError
+from .safe_load import torch_load
 
 # Options of the model that its parameters depend on, by shape or by meaning.
 OPTIONS = (

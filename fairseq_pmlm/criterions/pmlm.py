@@ -8,9 +8,9 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 
-from ..datasets import OBJECTIVES
-from ..errors import PMLMError
-from ..projection_loss import CHUNK
+from ..data.pretraining_dataset import OBJECTIVES
+from ..model.kernels.projection_loss import CHUNK
+from ..utils.errors import PMLMError
 
 PARTS = ("ae", "par", "ar")
 
@@ -40,7 +40,7 @@ class PMLMCriterion(FairseqCriterion):
         self.chunk = projection_chunk
 
     def forward(self, model, sample, reduce=True):
-        """Loss of one batch of :class:`fairseq_pmlm.datasets.PMLMDataset`.
+        """Loss of one batch of :class:`fairseq_pmlm.data.pretraining_dataset.PMLMDataset`.
 
         Returns:
             a tuple: the summed loss in nats, the number of masked positions, and what is logged of them.

@@ -10,8 +10,8 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
 )
 from fairseq.dataclass import ChoiceEnum
 
-from ..errors import PMLMError
-from ..projection_loss import CHUNK, ONE_HOT, Distribution
+from ..model.kernels.projection_loss import CHUNK, ONE_HOT, Distribution
+from ..utils.errors import PMLMError
 from .pmlm import PMLMCriterionConfig, check_chunk
 
 

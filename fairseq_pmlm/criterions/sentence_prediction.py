@@ -16,8 +16,8 @@ from fairseq.logging import metrics
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from ..errors import PMLMError
-from ..glue import METRICS
+from ..preparation.glue import METRICS
+from ..utils.errors import PMLMError
 
 CORRELATIONS = ("pearson", "spearman")
 
@@ -41,7 +41,7 @@ class PMLMSentencePredictionConfig(FairseqDataclass):
 
 
 def compute(metric: str, predicted, wanted) -> float:
-    """One of :data:`~fairseq_pmlm.glue.METRICS`, in percent.
+    """One of :data:`~fairseq_pmlm.preparation.glue.METRICS`, in percent.
 
     Args:
         metric: its name.

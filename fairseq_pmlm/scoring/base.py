@@ -7,7 +7,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 import fairseq_pmlm  # for __version__, read late: the package may still be importing this very module
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.utils.errors import PMLMError
 
 
 class Score(NamedTuple):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.utils.errors import PMLMError
 
 from .base import Scores
 

@@ -16,7 +16,7 @@ from typing import Optional
 
 import numpy as np
 
-from fairseq_pmlm.errors import PMLMError, describe
+from fairseq_pmlm.utils.errors import PMLMError, describe
 
 from .base import DEFAULT, Bootstrap, Score, Scores, check_segments, count_empty, sign
 

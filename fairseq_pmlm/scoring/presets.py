@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.utils.errors import PMLMError
 
 from .base import check_segments
 from .tokenizers import stop_if_not_english

@@ -8,7 +8,7 @@ from typing import Optional
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 
-from fairseq_pmlm.errors import PMLMError
+from fairseq_pmlm.utils.errors import PMLMError
 
 from .base import DEFAULT, Bootstrap, Score, Scores, check_segments, count_empty, sign
 from .tokenizers import build_rouge_tokenizer, stop_if_not_english

@@ -14,7 +14,7 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from ..errors import PMLMError
+from ..utils.errors import PMLMError
 from .base import DEFAULT, Bootstrap, Score, Scores, corpus_scores, count_empty, sign
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")

@@ -10,7 +10,7 @@ import regex
 import sentencepiece
 from rouge_score.tokenizers import DefaultTokenizer
 
-from fairseq_pmlm.errors import PMLMError, describe
+from fairseq_pmlm.utils.errors import PMLMError, describe
 
 TOKENIZERS = ["default", "intl", "char", "none", "spm"]
 MAX_FOREIGN_LETTERS = 0.10  # share of letters that the default tokenizer may lose before scoring stops

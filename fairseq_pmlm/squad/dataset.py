@@ -9,8 +9,8 @@ import torch
 from fairseq.data import FairseqDataset, data_utils
 from torch import Tensor
 
-from ..errors import PMLMError
 from ..scoring.squad import exact_and_f1
+from ..utils.errors import PMLMError
 from .files import Texts, read_windows
 from .spans import Span, best_spans
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import PMLMError, describe, first_line
-from ..text import read_json, read_records
+from ..utils.errors import PMLMError, describe, first_line
+from ..utils.io import read_json, read_records
 from . import windows
 
 META = "squad.json"

@@ -11,9 +11,9 @@ import torch
 from fairseq import utils
 from tqdm import tqdm
 
-from ..errors import PMLMError
 from ..scoring.squad import EVEN, SquadScores, score_squad
-from ..text import read_json
+from ..utils.errors import PMLMError
+from ..utils.io import read_json
 from .dataset import SquadDataset, WindowAnswers
 from .spans import Span, merge, no_answer_probability
 

@@ -10,9 +10,10 @@ import torch
 from fairseq.data import Dictionary, indexed_dataset
 from tqdm import tqdm
 
-from .. import dict_files, tokenizer_files
-from ..errors import PMLMError
-from ..text import Counts
+from ..tokenizers import dictionary as dict_files
+from ..tokenizers import files as tokenizer_files
+from ..utils.errors import PMLMError
+from ..utils.io import Counts
 from . import windows
 from .files import META
 from .reader import Question, SquadFile

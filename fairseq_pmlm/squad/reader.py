@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..errors import PMLMError, describe
-from ..text import Counts, kind, read_lines
+from ..utils.errors import PMLMError, describe
+from ..utils.io import Counts, kind, read_lines
 
 VERSIONS = {"1.1": "1.1", "v1.1": "1.1", "2.0": "2.0", "v2.0": "2.0"}
 

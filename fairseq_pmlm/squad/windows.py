@@ -9,8 +9,8 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from ..errors import PMLMError
 from ..scoring.squad import normalize
+from ..utils.errors import PMLMError
 from .reader import Answer
 
 NO_ANSWER = 0  # the slot of <s>
@@ -75,7 +75,7 @@ def find_answer(passage: str, extents: np.ndarray, answer: Answer) -> Optional[t
 
     Args:
         passage: the text as it is.
-        extents: int32 (pieces, 2), see :func:`fairseq_pmlm.extents.extents`.
+        extents: int32 (pieces, 2), see :func:`fairseq_pmlm.tokenizers.offsets.extents`.
         answer: stands in *passage* where it says.
     """
     begin, end = answer.start, answer.start + len(answer.text)

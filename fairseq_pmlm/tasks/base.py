@@ -12,10 +12,12 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .. import binarized, compat, tokenizer_files
-from ..errors import PMLMError, describe, first_line
-from ..model import PMLMModel
-from ..options import ARCHITECTURES
+from ..data import indexed as binarized
+from ..fairseq_patches import compat
+from ..model.config import ARCHITECTURES
+from ..model.pmlm import PMLMModel
+from ..tokenizers import files as tokenizer_files
+from ..utils.errors import PMLMError, describe, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ class PMLMBaseTask(FairseqTask):
         return tokenizer_files.load(beside) if beside else None
 
     def load_binarized(self, prefix: str, combine: bool = False, scan: bool = True):
-        """The binarized lines at *prefix* (without .bin), checked by :func:`fairseq_pmlm.binarized.check`.
+        """The binarized lines at *prefix* (without .bin), checked by :func:`fairseq_pmlm.data.indexed.check`.
 
         Args:
             prefix: of the files.

@@ -10,9 +10,9 @@ from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import SAMPLE_BREAK_MODE_CHOICES
 from omegaconf import II, MISSING
 
-from ..blocks import TextBlocks
-from ..datasets import OBJECTIVES, PMLMDataset
-from ..errors import PMLMError
+from ..data.blocks import TextBlocks
+from ..data.pretraining_dataset import OBJECTIVES, PMLMDataset
+from ..utils.errors import PMLMError
 from .base import PMLMBaseConfig, PMLMBaseTask, load_dictionary
 
 logger = logging.getLogger(__name__)

@@ -16,11 +16,11 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
-from ..errors import PMLMError
-from ..generator import EARLY_STOPS, LENGTH_PENALTIES, Generator
-from ..options import seq2seq_limits
-from ..pair_datasets import Corruption, CutDataset, PseudoMaskedPairDataset
-from ..search import check_options
+from ..data.pair_dataset import Corruption, CutDataset, PseudoMaskedPairDataset
+from ..generation.search import check_options
+from ..generation.sequence_generator import EARLY_STOPS, LENGTH_PENALTIES, Generator
+from ..model.config import seq2seq_limits
+from ..utils.errors import PMLMError
 from .base import MissingDataError, PMLMBaseConfig, PMLMBaseTask, load_dictionary
 
 logger = logging.getLogger(__name__)

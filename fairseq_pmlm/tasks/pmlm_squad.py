@@ -13,10 +13,10 @@ from fairseq import utils
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
-from ..errors import PMLMError
-from ..heads import SpanHead
+from ..model.heads import SpanHead
 from ..squad.dataset import SquadDataset
 from ..squad.files import SIDES, read_meta
+from ..utils.errors import PMLMError
 from .base import MissingDataError, PMLMBaseConfig, PMLMBaseTask, load_dictionary
 
 logger = logging.getLogger(__name__)

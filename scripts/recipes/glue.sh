@@ -122,7 +122,7 @@ read -r CLASSES METRICS TEXTS < <(python - "$TASK" "$OUT/data" <<'PYTHON'
 import sys
 import fairseq_pmlm
 from fairseq.data import indexed_dataset
-from fairseq_pmlm.glue import TASKS
+from fairseq_pmlm.preparation.glue import TASKS
 task = TASKS[sys.argv[1]]
 print(len(task.labels), ",".join(task.metrics), len(indexed_dataset.make_dataset(sys.argv[2] + "/input0/train", "mmap")))
 PYTHON

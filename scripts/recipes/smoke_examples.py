@@ -10,9 +10,9 @@ import json
 import random
 from pathlib import Path
 
-from fairseq_pmlm.errors import PMLMError, install_excepthook
-from fairseq_pmlm.glue import TASKS
-from fairseq_pmlm.text import write_text
+from fairseq_pmlm.preparation.glue import TASKS
+from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
+from fairseq_pmlm.utils.io import write_text
 
 WHO = ["the farmer", "a doctor", "her brother", "the old king", "a small dog", "the teacher"]
 DID = ["found", "sold", "read", "lost", "kept", "wanted"]

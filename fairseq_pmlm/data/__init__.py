@@ -1,0 +1,1 @@
+"""Masking, layout into slots, and the data sets that training reads."""

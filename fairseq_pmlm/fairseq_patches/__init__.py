@@ -1,0 +1,1 @@
+"""Every patch of fairseq."""

@@ -1,0 +1,1 @@
+"""Search: targets of sources, and masked places of texts."""

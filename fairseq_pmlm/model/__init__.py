@@ -1,0 +1,1 @@
+"""The Transformer over slots, its heads, and decoding with a cache."""

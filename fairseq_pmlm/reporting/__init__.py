@@ -1,0 +1,1 @@
+"""What a training has logged, to be looked at."""

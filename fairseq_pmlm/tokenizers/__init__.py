@@ -1,0 +1,1 @@
+"""Text to the symbols of a dictionary and back."""

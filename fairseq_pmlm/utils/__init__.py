@@ -1,0 +1,1 @@
+"""Errors, files, cleaning of text, worker processes: what every other room may use."""
