@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..data import indexed as binarized
 from ..fairseq_patches import compat
 from ..model.config import ARCHITECTURES
-from ..model.pmlm import PMLMModel
+from ..model.pmlm import PMLM
 from ..tokenizers import files as tokenizer_files
 from ..utils.errors import PMLMError, describe, first_line
 
@@ -76,7 +76,7 @@ class PMLMBaseTask(FairseqTask):
         except OmegaConfBaseException as error:  # a value of another type, which argparse would not have let through
             where = compat.last_checkpoint if from_checkpoint else None
             raise PMLMError(f"{where or 'the options of the model'}: {first_line(error)}") from error
-        if not isinstance(model, PMLMModel):
+        if not isinstance(model, PMLM):
             raise PMLMError(f"--arch {cfg._name} is not a PMLM; give one of {', '.join(ARCHITECTURES)}")
         if from_checkpoint and self.cfg.bf16 is True:  # fairseq looks at --fp16 alone
             if self.cfg.fp16 is True:
