@@ -90,7 +90,7 @@ class BeamSearch(Strategy):
     @staticmethod
     def sort_all(step: int, lprobs: Tensor, scores: Tensor, count: int) -> Candidates:
         """The same for small vocabularies."""
-        sentences, _, types = lprobs.shape
+        types = lprobs.size(2)
         lprobs = lprobs[:, :1] if step == 0 else lprobs + scores[:, :, step - 1, None]
         every = lprobs.flatten(1)
         totals, best = every.topk(min(count, every.size(1) - 1), dim=1)  # never all: <pad> is not chosen

@@ -105,7 +105,7 @@ class SearchOptions:
 
 
 def check_falling(early_stop: str, option: str, value: float) -> None:
-    """Refuse an *option* that makes scores rise, as negative values of it do, where the search has to know when to stop.
+    """Refuse an *option* whose negative *value* makes scores rise, where the search has to know when to stop.
 
     Raises:
         PMLMError: naming it.
@@ -210,7 +210,7 @@ class SequenceGenerator:
         options: of the search.
         strategy: how candidates are chosen at each step; None: by *options*, beam search or sampling.
         suppressed: symbols that are never chosen.
-        more_scores: what to add to log-probabilities (rows, vocab_size), given the tokens so far, int64 (rows, step + 1).
+        more_scores: what to add to log-probabilities (rows, vocab_size), given the tokens, int64 (rows, step + 1).
 
     Raises:
         PMLMError: options that contradict each other.
@@ -252,9 +252,9 @@ class SequenceGenerator:
         if short.any():
             first = int(short.long().argmax())
             raise PMLMError(
-                f"--min-len {self.options.min_len} is more than the {int(limits[first])} tokens that --max-len-a, --max-len-b, "
-                f"--max-target-positions and --max-positions allow for a source of {int(src_lengths[first])} tokens "
-                "with <s> and </s>"
+                f"--min-len {self.options.min_len} is more than the {int(limits[first])} tokens that --max-len-a, "
+                "--max-len-b, --max-target-positions and --max-positions allow for a source of "
+                f"{int(src_lengths[first])} tokens with <s> and </s>"
             )
         return limits.masked_fill(empty, 0)
 

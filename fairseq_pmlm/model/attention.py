@@ -162,13 +162,13 @@ class SelfAttention(nn.Module):
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def project(self, x: Tensor, first: int, last: int) -> list[Tensor]:
-        """Of queries (0), keys (1) and values (2) of the slots *x* (batch, slots, dim), those from *first* to *last*."""
+        """Of queries (0), keys (1) and values (2) of *x* (batch, slots, dim), those from *first* to *last*."""
         dim, count = x.size(-1), last - first + 1
         outputs = slice(None) if count == 3 else slice(first * dim, (last + 1) * dim)
         return [self.split_heads(part) for part in self.qkv_proj(x, outputs=outputs).chunk(count, dim=-1)]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor]) -> Tensor:
-        """(batch, heads, queries, head_dim) over keys and values (batch, heads, keys, head_dim) -> (batch, queries, dim)"""
+        """Queries over keys and values, (batch, heads, ., head_dim) each -> (batch, queries, dim)"""
         out = dropout_attention(q, k, v, mask, self.dropout if self.training else 0.0)
         return out.transpose(1, 2).flatten(2)
 

@@ -1,4 +1,4 @@
-"""Keys and values of what was read and written so far, so that a step of decoding computes those of its own slots alone.
+"""Keys and values of what was read and written so far, so that a step computes those of its own slots alone.
 
 The beams of a sentence are alternative continuations of the same slots. So the slots of a sentence, its source and the
 targets of all its beams, lie side by side in one :class:`Cache` and do not move; a mask says which of them a beam

@@ -71,7 +71,7 @@ def prepare(model: PMLM, state_dict: dict[str, Tensor], where: str, finetuning: 
         finetuning: whether training starts from it, and does not resume it.
 
     Raises:
-        PMLMError: it is no PMLM, or of another shape, or disagrees in what no shape shows (:mod:`~fairseq_pmlm.checkpoints.metadata`).
+        PMLMError: it is no PMLM, or of another shape, or its metadata differ.
     """
     ours = model.state_dict()
     if "identity" not in state_dict:

@@ -5,7 +5,7 @@ Pre-training passes slots; everything else passes fairseq's ``src_tokens, src_le
 fairseq's own.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields, make_dataclass
 from typing import Any, Optional
 
 import torch.nn.functional as F
@@ -37,20 +37,20 @@ from ..utils.errors import PMLMError
 CACHE = "pmlm"  # key of fairseq's incremental state
 
 
-def _choices(name: str) -> Any:
-    """The same option, of the type by which fairseq offers its choices."""
-    original = next(f for f in fields(PMLMConfig) if f.name == name)
-    return field(default=original.default, metadata=dict(original.metadata))
-
-
-@dataclass
-class FairseqPMLMConfig(PMLMConfig, FairseqDataclass):
-    """The model's options as options of fairseq's commands."""
-
-    activation_fn: ChoiceEnum(list(config.CHOICES["activation_fn"])) = _choices("activation_fn")
-    finetune_mode: ChoiceEnum(list(config.CHOICES["finetune_mode"])) = _choices("finetune_mode")
-    cut_source: ChoiceEnum(list(config.CHOICES["cut_source"])) = _choices("cut_source")
-    cut_target: ChoiceEnum(list(config.CHOICES["cut_target"])) = _choices("cut_target")
+# the model's options as options of fairseq's commands, which offer choices by enums
+FairseqPMLMConfig = make_dataclass(
+    "FairseqPMLMConfig",
+    [
+        (
+            option.name,
+            ChoiceEnum(list(config.CHOICES[option.name])),
+            field(default=option.default, metadata=option.metadata),
+        )
+        for option in fields(PMLMConfig)
+        if option.name in config.CHOICES
+    ],
+    bases=(PMLMConfig, FairseqDataclass),
+)
 
 
 @register_model("pmlm", dataclass=FairseqPMLMConfig)
