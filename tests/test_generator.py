@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from reference import small_dictionary, small_model
 from test_decoding import EOS, full_forward, sources
 
-from fairseq_pmlm.generation.sequence_generator import Generator
+from fairseq_pmlm.generation.search import Sampling
+from fairseq_pmlm.tasks.generator import Generator
 from fairseq_pmlm.tasks.pmlm_seq2seq import PMLMSeq2SeqConfig, PMLMSeq2SeqTask
 from fairseq_pmlm.utils.errors import PMLMError
 
@@ -318,14 +319,12 @@ def test_sampling_where_next_to_nothing_is_allowed(options):
 
 @pytest.mark.parametrize("bonus", [0.0, 30.0])
 def test_draws_keep_their_proportions_where_probabilities_vanish(bonus):
-    from fairseq_pmlm.generation.search import Sampling
-
     lprobs = torch.full((1, 2, 36), -math.inf)
     lprobs[:, :, [7, 9]] = torch.tensor([0.25, 0.75]).log() - 30.0 - bonus
     drawn = Counter()
     for seed in range(400):
         torch.manual_seed(seed)
-        totals, words, beams = Sampling(small_dictionary(), -1, -1.0).step(1, lprobs.clone(), torch.zeros(1, 2, 1))
+        totals, words, beams = Sampling(EOS).step(1, lprobs.clone(), torch.zeros(1, 2, 1))
         assert beams.tolist() == [[0, 1]]
         assert totals.tolist() == [pytest.approx(lprobs[0, 0, words[0]].tolist(), rel=1e-5)]
         drawn.update(words[0].tolist())
