@@ -12,7 +12,7 @@ from fairseq.data import Dictionary
 from torch import Tensor, nn
 
 from ..checkpoints import metadata as identity
-from ..tokenizers.sentencepiece import MADE_UP
+from ..tokenizers.symbols import MADE_UP
 from ..utils.errors import PMLMError
 from .kernels.linear import PackableLinear
 
