@@ -19,9 +19,8 @@ from fairseq_pmlm import PMLMModel
 from fairseq_pmlm.conversion.export import export_checkpoint
 from fairseq_pmlm.conversion.importing import fairseq_checkpoint
 from fairseq_pmlm.model.config import PMLMConfig
-from fairseq_pmlm.tokenizers import files as tokenizer_files
-from fairseq_pmlm.tokenizers import sentencepiece as bpe
-from fairseq_pmlm.tokenizers import wordpiece
+from fairseq_pmlm.tokenizers.symbols import write_dictionary
+from fairseq_pmlm.tokenizers.wordpiece import WordPiece
 from fairseq_pmlm.utils.batching import batches
 from fairseq_pmlm.utils.errors import PMLMError
 
@@ -35,10 +34,9 @@ EXACT = {"rtol": 0, "atol": 2e-5}  # packed products round differently
 def write_vocabulary(folder):
     """A WordPiece vocab.txt and its dict.txt in *folder*; the path of the first."""
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys([*TEXT, *"abcdefg", "##s"])]
-    path = str(folder / "vocab.txt")
-    wordpiece.write_vocabulary(path, pieces, wordpiece.implied_settings(pieces))
-    bpe.write_dictionary(str(folder / "dict.txt"), tokenizer_files.symbols(path))
-    return path
+    tokenizer = WordPiece(pieces)
+    write_dictionary(str(folder / "dict.txt"), tokenizer.symbols)
+    return tokenizer.save(str(folder))
 
 
 @pytest.fixture(scope="module")
