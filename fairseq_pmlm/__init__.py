@@ -1,15 +1,15 @@
 """Pseudo-masked language models (UniLMv2, arXiv 2002.12804) for fairseq: what ``--user-dir fairseq_pmlm`` imports.
 
-Importing the package mends fairseq for current Python and torch (:mod:`~fairseq_pmlm.fairseq_patches.compat`, first)
+Importing the package mends fairseq for current Python and torch (:mod:`~fairseq_pmlm.fairseq_patches.apply`, first)
 and registers the tasks, criterions, models, tokenizers and scorers. Importing it twice, or in spawned workers, is
 harmless.
 """
 
-from .fairseq_patches import compat
+from .fairseq_patches import apply
 from .utils import errors
 
 errors.install_excepthook()
-compat.apply()
+apply.apply()
 
 from . import scoring  # noqa: E402, F401
 from .criterions import pmlm as _pmlm_criterion  # noqa: E402, F401
