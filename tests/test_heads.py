@@ -9,8 +9,8 @@ import torch
 from fairseq.data import Dictionary
 from reference import forward, small_dictionary, small_model
 
+from fairseq_pmlm.checkpoints import context
 from fairseq_pmlm.data import layout
-from fairseq_pmlm.fairseq_patches import compat
 from fairseq_pmlm.model.batch_layout import text_slots
 from fairseq_pmlm.tasks.model import task_labels
 from fairseq_pmlm.utils.errors import PMLMError
@@ -117,11 +117,8 @@ def test_reading_classifying_and_generating_share_every_tensor_of_the_backbone()
 
 def load(model, state, finetuning=False):
     """What fairseq does with a checkpoint."""
-    previous, compat.finetuning = compat.finetuning, finetuning
-    try:
+    with context.reading(finetuning=finetuning):
         model.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, strict=True)
-    finally:
-        compat.finetuning = previous
     return model
 
 

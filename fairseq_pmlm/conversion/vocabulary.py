@@ -7,6 +7,7 @@ anywhere, and no [P].
 import os
 from typing import Any, NamedTuple
 
+from ..checkpoints.safe_load import check_fetched
 from ..tokenizers import byte_bpe, wordpiece
 from ..tokenizers.base import Tokenizer
 from ..tokenizers.byte_bpe import ByteBPE
@@ -15,7 +16,6 @@ from ..tokenizers.symbols import FAIRSEQ_SYMBOLS, all_symbols, write_dictionary
 from ..tokenizers.wordpiece import WordPiece
 from ..utils.errors import PMLMError
 from ..utils.io import parse_json, read_bytes
-from .files import check_fetched
 
 PSEUDO_PIECE = "[PSEUDO]"  # the line of an exported vocab.txt whose row is that of [P]
 PSEUDO_KEY, MASK_KEY = "pseudo_token_id", "mask_token_id"  # in an exported config.json: the rows of [P] and [M]

@@ -12,8 +12,8 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..checkpoints import context
 from ..data import indexed as binarized
-from ..fairseq_patches import compat
 from ..model.config import ARCHITECTURES
 from ..model.pmlm import PMLM
 from ..tokenizers import files as tokenizer_files
@@ -75,8 +75,8 @@ class PMLMBaseTask(FairseqTask):
         try:
             model = super().build_model(cfg, from_checkpoint)
         except OmegaConfBaseException as error:  # a value of another type, which argparse would not have let through
-            where = compat.last_checkpoint if from_checkpoint else None
-            raise PMLMError(f"{where or 'the options of the model'}: {first_line(error)}") from error
+            where = context.current().where if from_checkpoint else "the options of the model"
+            raise PMLMError(f"{where}: {first_line(error)}") from error
         if not isinstance(model, PMLM):
             raise PMLMError(f"--arch {cfg._name} is not a PMLM; give one of {', '.join(ARCHITECTURES)}")
         if from_checkpoint and self.cfg.bf16 is True:  # fairseq looks at --fp16 alone
