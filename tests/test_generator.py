@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from reference import small_dictionary, small_model
 from test_decoding import EOS, full_forward, sources
 
+from fairseq_pmlm.generation import sequence_generator
 from fairseq_pmlm.generation.search import Sampling
 from fairseq_pmlm.tasks.generator import Generator
 from fairseq_pmlm.tasks.pmlm_seq2seq import PMLMSeq2SeqConfig, PMLMSeq2SeqTask
@@ -212,13 +213,13 @@ def test_exact_equals_never(seed, beam, kind, alpha, bonus, unnormalized):
 def test_exact_stops_sooner_than_never(monkeypatch):
     model = likely_to_end(small_model(seed=1), 4.0)
     steps = []
-    decode = type(model.decoder).forward
+    next_logits = sequence_generator.next_logits
 
-    def counted(self, tokens, *args, **kwargs):
+    def counted(model, cache, tokens):
         steps.append(tokens.size(1))
-        return decode(self, tokens, *args, **kwargs)
+        return next_logits(model, cache, tokens)
 
-    monkeypatch.setattr(type(model.decoder), "forward", counted)
+    monkeypatch.setattr(sequence_generator, "next_logits", counted)
     taken = {}
     for stop in ("fairseq", "exact", "never"):
         steps.clear()

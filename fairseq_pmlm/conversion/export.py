@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checkpoints import metadata
 from ..checkpoints.architecture import stored_options
 from ..checkpoints.safe_load import torch_load
-from ..model import heads
+from ..model import loading
 from ..model.config import PMLMConfig
 from ..tokenizers.base import Tokenizer
 from ..tokenizers.byte_bpe import ByteBPE
@@ -80,7 +80,7 @@ def export_checkpoint(path: str, vocab_from: str, save_dir: str, kind: str = "au
                 tensors["cls.predictions.decoder_weight"] = tensors["bert.embeddings.word_embeddings.weight"]
             torch.save(tensors, file, _use_new_zipfile_serialization=False)  # their torch is 1.2
     own = ", [P] in a row of its own" if "<pseudo>" in words.symbols else ", [P] in the row of [MASK]"
-    own += "".join(f"; left out, as such files hold no heads of ours: {path}" for path in heads.find(state))
+    own += "".join(f"; left out, as such files hold no heads of ours: {path}" for path in loading.find_heads(state))
     return f"{save_dir}: {kind}, {len(tensors)} tensors, {len(words.symbols):,} pieces{own}"
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import enum
 import os
 import re
-from types import SimpleNamespace
 from typing import Any, Optional
 
 import torch
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from ..checkpoints import metadata
 from ..checkpoints.architecture import flags
-from ..model.config import ARCHITECTURES, PMLMConfig
-from ..model.pmlm import PMLMModel
+from ..model.config import ARCHITECTURES, PMLMConfig, check
+from ..model.pmlm import PMLM
 from ..tokenizers.base import Tokenizer
 from ..tokenizers.dictionary import Dictionary
 from ..tokenizers.files import KINDS
@@ -99,9 +98,9 @@ def describe(options: dict[str, Any], tokenizer: Tokenizer, state: dict[str, Ten
     dictionary = Dictionary()
     for symbol in (*tokenizer.symbols, *EXTRA_SYMBOLS):
         dictionary.add_symbol(symbol)
+    check(cfg)
     with torch.device("meta"):  # shapes alone
-        task = SimpleNamespace(source_dictionary=dictionary, cfg=SimpleNamespace(data=""))
-        expected = PMLMModel.build_model(cfg, task).state_dict()
+        expected = PMLM(cfg, dictionary).state_dict()
     del expected["identity"]
     ours, theirs = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (expected, state))
     assert ours == theirs, ours.items() ^ theirs.items()

@@ -115,8 +115,8 @@ class PMLM(nn.Module):
         except (AttributeError, KeyError) as error:
             raise PMLMError(f"no head can be called {path!r} ({describe(error)})") from error
 
-    def add_classification_head(
-        self, name: str, num_classes: int, inner_dim: Optional[int] = None, labels: Optional[list[str]] = None
+    def register_classification_head(
+        self, name: str, num_classes: int, inner_dim: Optional[int] = None, labels: Optional[list[str]] = None, **_
     ) -> None:
         """Add ``classification_heads.NAME`` with new weights; see :class:`heads.ClassificationHead`."""
         dim = self.cfg.encoder_embed_dim

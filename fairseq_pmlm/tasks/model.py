@@ -81,9 +81,9 @@ class FairseqPMLM(PMLMModel, BaseFairseqModel):
         model.labels = labels
         return model
 
-    def register_classification_head(self, name: str, num_classes: int, inner_dim: Optional[int] = None, **_):
+    def register_classification_head(self, name, num_classes, inner_dim=None, labels=None, **_) -> None:
         """Add ``classification_heads.NAME``, as fairseq's ``sentence_prediction`` does; its classes are the task's."""
-        self.add_classification_head(name, num_classes, inner_dim, self.labels)
+        super().register_classification_head(name, num_classes, inner_dim, labels or self.labels)
 
     def forward(self, predict: Predict = LOGITS, **net_input):
         """What *predict* asks for, of a batch in fairseq's words.
