@@ -91,6 +91,11 @@ class Backbone(nn.Module):
         self.offload_activations = cfg.offload_activations
         self.compiled = torch.compile(call, dynamic=True, fullgraph=True) if cfg.compile else call
 
+    def embed(self, tokens: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+        """int64 (batch, slots) each -> (batch, slots, dim)"""
+        x = self.embed_tokens(tokens) + self.embed_positions(positions) + self.embed_segments(segments)
+        return self.dropout(self.layernorm_embedding(x))
+
     def forward(
         self,
         tokens: Tensor,
@@ -118,8 +123,7 @@ class Backbone(nn.Module):
         Returns:
             (batch, slots or selected, dim)
         """
-        x = self.embed_tokens(tokens) + self.embed_positions(positions) + self.embed_segments(segments)
-        x = self.dropout(self.layernorm_embedding(x))  # (batch, slots, dim)
+        x = self.embed(tokens, positions, segments)
         if cache is None or not cache.keys:
             padding = tokens.eq(self.padding_idx)
             seen = visibility(padding, positions, steps, context_length, self.relative_bias, x.dtype)
