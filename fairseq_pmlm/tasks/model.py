@@ -9,7 +9,6 @@ from dataclasses import field, fields, make_dataclass
 from typing import Any, Optional
 
 import torch.nn.functional as F
-from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import (
     ARCH_CONFIG_REGISTRY,
@@ -31,7 +30,7 @@ from ..model.incremental import encode_source, next_logits
 from ..model.kernels.projection_loss import Losses
 from ..model.pmlm import HIDDEN, LOGITS, Predict
 from ..tokenizers import files as tokenizer_files
-from ..tokenizers.symbols import MADE_UP
+from ..tokenizers.dictionary import label_names
 from ..utils.errors import PMLMError
 
 CACHE = "pmlm"  # key of fairseq's incremental state
@@ -223,12 +222,6 @@ for _name, _shape in ARCHITECTURES.items():
     register_model_architecture("pmlm", _name)(architecture(*_shape))
 # register_model has given "pmlm" a function that does nothing: it is whatever the options say
 ARCH_CONFIG_REGISTRY["pmlm"] = architecture(*ARCHITECTURES["pmlm_base"])
-
-
-def label_names(dictionary: Dictionary) -> list[str]:
-    """The classes in a dictionary of labels, without what fairseq adds to it."""
-    symbols = dictionary.symbols[dictionary.nspecial :]
-    return [symbol for symbol in symbols if symbol != "<mask>" and not MADE_UP.fullmatch(symbol)]
 
 
 def task_labels(task) -> Optional[list[str]]:
