@@ -65,7 +65,7 @@ def read_tensors(path: str) -> dict[str, Tensor]:
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise PMLMError(f"{path} is no index of shards: it has no weight_map from names to files")
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for shard in dict.fromkeys(weight_map.values()):
         if shard != os.path.basename(shard):
             raise PMLMError(f"{path}: the shard {shard!r} is not in the folder of the index")
