@@ -73,7 +73,12 @@ def check_readable(path: str) -> None:
             start = f.read(64)
     except OSError as error:
         raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
-    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+    check_fetched(start, path)
+
+
+def check_fetched(content: bytes, path: str) -> None:
+    """Raise PMLMError if *content*, of the file *path*, only stands for a file that Git LFS has not fetched."""
+    if content.startswith(b"version https://git-lfs.github.com/spec/"):
         raise PMLMError(f"{path} is a Git LFS pointer, not the file that it stands for; get that with git lfs pull")
 
 
