@@ -158,6 +158,19 @@ class FakeTrainer:
         self.cleared += 1
 
 
+def test_fairseq_s_own_step_names_the_samples(caplog):
+    def fail(sample):
+        raise FloatingPointError("gradients are Nan/Inf")
+
+    trainer = FakeTrainer(0)
+    trainer.is_fsdp, trainer._prepare_sample, trainer._set_seed = False, fail, list
+    trainer.model = trainer.criterion = SimpleNamespace(train=list)
+    trainer.cfg = SimpleNamespace(ema=SimpleNamespace(store_ema=False))
+    with pytest.raises(PMLMError, match="update 7: gradients are NaN or infinite; the log names its samples"):
+        Trainer.train_step(trainer, [{"id": torch.tensor([4, 5])}])
+    assert "samples of its batches: [[4, 5]]" in caplog.text
+
+
 @pytest.mark.slow
 def test_nan_is_named_and_stops_the_run_or_is_left_out(work, tmp_path):
     """A parameter that is NaN from the start makes every update fail, as a broken checkpoint would."""
