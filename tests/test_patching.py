@@ -224,8 +224,10 @@ def test_another_fairseq_gives_one_warning_that_names_the_function():
 
 def test_readers_end_before_python_does():
     code = """
-import threading, time
-import fairseq_pmlm.fairseq_patches.threads
+import atexit, threading, time
+from fairseq_pmlm.fairseq_patches import apply
+
+apply.apply()
 from fairseq.data.iterators import BufferedIterator
 
 class Endless:
@@ -239,7 +241,7 @@ batches = BufferedIterator(3, Endless())
 next(batches)
 readers = [t for t in threading.enumerate() if type(t).__name__ == "BackgroundConsumer"]
 assert len(readers) == 1 and readers[0].is_alive()
-fairseq_pmlm.fairseq_patches.threads.stop_readers()
+atexit._run_exitfuncs()  # what Python does when it ends
 assert not readers[0].is_alive()
 print("stopped")
 """

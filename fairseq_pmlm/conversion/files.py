@@ -97,7 +97,7 @@ def _read_file(path: str) -> dict[str, Tensor]:
         content = torch_load(path, map_location="cpu")
     except OSError as error:
         raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     if isinstance(content, dict):
         tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors or len(tensors) < len(content):
