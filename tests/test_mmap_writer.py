@@ -5,13 +5,13 @@ import pytest
 import torch
 from fairseq.data import indexed_dataset
 
-from fairseq_pmlm.data import mmap_writer
-from fairseq_pmlm.data.mmap_writer import MMapWriter
+from fairseq_pmlm.data import indexed
+from fairseq_pmlm.data.indexed import MMapWriter, best_fitting_int_dtype
 
 
 @pytest.mark.parametrize("types", [100, 65_499, 65_500, 250_000])
 def test_bytes_of_fairseqs_builder(tmp_path, monkeypatch, types):
-    monkeypatch.setattr(mmap_writer, "BLOCK", 7)
+    monkeypatch.setattr(indexed, "BLOCK", 7)
     rng = np.random.default_rng(types)
     sizes = rng.integers(1, 9, 40)
     tokens = rng.integers(0, types, sizes.sum())
@@ -19,7 +19,7 @@ def test_bytes_of_fairseqs_builder(tmp_path, monkeypatch, types):
     for line in np.split(tokens, np.cumsum(sizes)[:-1]):
         builder.add_item(torch.from_numpy(line))
     builder.finalize(str(tmp_path / "theirs.idx"))
-    with MMapWriter(str(tmp_path / "ours"), types) as writer:
+    with MMapWriter(str(tmp_path / "ours"), best_fitting_int_dtype(types)) as writer:
         for first, last in ((0, 3), (3, 3), (3, 25), (25, 40)):
             start, end = int(sizes[:first].sum()), int(sizes[:last].sum())
             writer.add(tokens[start:end], sizes[first:last])
@@ -30,7 +30,7 @@ def test_bytes_of_fairseqs_builder(tmp_path, monkeypatch, types):
 
 def test_offsets_beyond_two_gibibytes(tmp_path):
     sizes = [2**30, 2**30, 5, 2**31 - 1, 7]
-    with MMapWriter(str(tmp_path / "a"), 100) as writer:
+    with MMapWriter(str(tmp_path / "a"), np.uint16) as writer:
         for size in sizes:
             writer.add(np.empty(0), np.array([size]))
     index = indexed_dataset.MMapIndexedDataset.Index(str(tmp_path / "a.idx"))
@@ -39,6 +39,6 @@ def test_offsets_beyond_two_gibibytes(tmp_path):
 
 
 def test_nothing_is_finished_after_an_error(tmp_path):
-    with pytest.raises(ZeroDivisionError), MMapWriter(str(tmp_path / "a"), 100):
+    with pytest.raises(ZeroDivisionError), MMapWriter(str(tmp_path / "a"), np.uint16):
         1 / 0  # noqa: B018
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
