@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from fairseq.data import indexed_dataset
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fairseq_pmlm.data import indexed
 from fairseq_pmlm.data.indexed import MMapWriter, best_fitting_int_dtype
@@ -26,6 +28,25 @@ def test_bytes_of_fairseqs_builder(tmp_path, monkeypatch, types):
     for end in ("bin", "idx"):
         assert (tmp_path / f"ours.{end}").read_bytes() == (tmp_path / f"theirs.{end}").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.bin", "ours.idx", "theirs.bin", "theirs.idx"]
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 65_535), max_size=5), max_size=9),
+    st.sampled_from([np.uint16, np.int32, np.uint32, np.int64]),
+    st.integers(1, 4),
+)
+def test_any_items_of_any_type(tmp_path_factory, items, dtype, together):
+    folder = tmp_path_factory.mktemp("items")
+    builder = indexed_dataset.MMapIndexedDatasetBuilder(str(folder / "theirs.bin"), dtype)
+    with MMapWriter(str(folder / "ours"), dtype) as writer:
+        for first in range(0, len(items), together):
+            some = items[first : first + together]
+            writer.add(np.array([number for item in some for number in item]), np.array([len(item) for item in some]))
+            for item in some:
+                builder.add_item(torch.tensor(item))
+    builder.finalize(str(folder / "theirs.idx"))
+    for end in ("bin", "idx"):
+        assert (folder / f"ours.{end}").read_bytes() == (folder / f"theirs.{end}").read_bytes()
 
 
 def test_offsets_beyond_two_gibibytes(tmp_path):
