@@ -79,8 +79,8 @@ class MMapWriter:
 
     def add(self, numbers: np.ndarray, sizes: np.ndarray) -> None:
         """Append items, one after the other in *numbers*, with *sizes* numbers each."""
-        self.data.write(np.ascontiguousarray(numbers, self.dtype))
-        self.sizes.write(np.ascontiguousarray(sizes, np.int32))
+        self.data.write(np.ascontiguousarray(numbers, self.dtype).data)
+        self.sizes.write(np.ascontiguousarray(sizes, np.int32).data)
         self.items += len(sizes)
 
     def _finish(self) -> None:
@@ -89,11 +89,11 @@ class MMapWriter:
         with open(f"{self.prefix}.idx", "wb") as index:
             index.write(HEADER.pack(MAGIC, 1, code, self.items))
             for sizes in self._blocks():
-                index.write(sizes)
+                index.write(sizes.data)
             offset, width = 0, self.dtype.itemsize
             for sizes in self._blocks():
                 ends = offset + np.cumsum(sizes, dtype=np.int64) * width
-                index.write(ends - sizes.astype(np.int64) * width)
+                index.write((ends - sizes.astype(np.int64) * width).data)
                 offset = int(ends[-1])
             _sync(index)
 
@@ -176,8 +176,8 @@ def _check_files(prefix: str, types: int | None, labels: "Dictionary | None") ->
     if labels is not None:
         _check_labels(tokens - 1 if old else tokens, sizes, labels, data)
     if types is not None:
-        for start, stop in _chunks(len(tokens)):
-            some = tokens[start:stop]
+        for first, last in _chunks(len(tokens)):
+            some = tokens[first:last]
             check_tokens(some - 1 if old else some, types, data)
 
 

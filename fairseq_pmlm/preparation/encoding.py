@@ -6,7 +6,7 @@ A corpus comes in chunks that were surveyed, with documents; anything else in li
 import functools
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Iterable, Iterator
+from typing import Generator, Iterable
 
 import numpy as np
 
@@ -83,7 +83,8 @@ class Encoder:
                 lines.append(line)
             else:
                 part.written.duplicate_lines += bool(line) and fate == DUPLICATE
-        numbers, sizes = [], []
+        numbers: list[int] = []
+        sizes: list[int] = []
         for line, found in zip(lines, self.bpe.number(lines), strict=True):
             if not line:
                 part.after = bool(sizes)
@@ -105,7 +106,9 @@ class Encoder:
 
     def encode_lines(self, lines: list[tuple[str, ...]], with_text: bool = False) -> Part:
         """Encode clean lines of equally many parts each, with ``</s>`` between the parts of a line."""
-        part, numbers, sizes, count = Part(), [], [], len(lines[0])
+        part, count = Part(), len(lines[0])
+        numbers: list[int] = []
+        sizes: list[int] = []
         found = self.bpe.number([text for line in lines for text in line])
         for pieces in zip(*[iter(found)] * count, strict=True):
             for piece in pieces:
@@ -146,7 +149,7 @@ def _encode_lines(lines: list[tuple[str, ...]], with_text: bool) -> Part:
 
 def encode(
     survey: Survey, rows: list[int], fate: int, model: str, workers: int, with_text: bool = False
-) -> Iterator[Part]:
+) -> Generator[Part, None, None]:
     """Encoded lines of one chunk after the other.
 
     Args:
@@ -168,7 +171,7 @@ def encode(
 
 def encode_lines(
     batches: Iterable[list[tuple[str, ...]]], model: str, workers: int, with_text: bool = False
-) -> Iterator[Part]:
+) -> Generator[Part, None, None]:
     """Encoded lines of one batch after the other; see :meth:`Encoder.encode_lines`.
 
     Args:
