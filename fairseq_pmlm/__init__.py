@@ -5,24 +5,23 @@ and registers the tasks, criterions, models, tokenizers and scorers. Importing i
 harmless.
 """
 
+from ._version import __version__  # noqa: F401
 from .fairseq_patches import compat
 from .utils import errors
 
 errors.install_excepthook()
 compat.apply()
 
-from . import scoring  # noqa: E402, F401
 from .criterions import pmlm as _pmlm_criterion  # noqa: E402, F401
 from .criterions import pmlm_seq2seq as _pmlm_seq2seq_criterion  # noqa: E402, F401
 from .criterions import pmlm_squad as _pmlm_squad_criterion  # noqa: E402, F401
 from .criterions import sentence_prediction as _sentence_prediction_criterion  # noqa: E402, F401
 from .model import pmlm as _pmlm_model  # noqa: E402, F401
 from .optim import layer_decay as _layer_decay  # noqa: E402, F401
+from .scoring import fairseq_scorer as _fairseq_scorer  # noqa: E402, F401
 from .tasks import pmlm as _pmlm_task  # noqa: E402, F401
 from .tasks import pmlm_seq2seq as _pmlm_seq2seq_task  # noqa: E402, F401
 from .tasks import pmlm_squad as _pmlm_squad_task  # noqa: E402, F401
 from .tokenizers import byte_bpe as _byte_bpe  # noqa: E402, F401
 from .tokenizers import sentencepiece as _sentencepiece  # noqa: E402, F401
 from .tokenizers import wordpiece as _wordpiece  # noqa: E402, F401
-
-__version__ = "0.1.0"

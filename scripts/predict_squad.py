@@ -26,7 +26,7 @@ import torch
 from fairseq import checkpoint_utils
 
 from fairseq_pmlm.cli import arguments
-from fairseq_pmlm.scoring import as_json, format_table
+from fairseq_pmlm.scoring.report import as_json, format_table
 from fairseq_pmlm.squad.files import read_meta
 from fairseq_pmlm.squad.prediction import OURS, predict, read_threshold, write
 from fairseq_pmlm.squad.preparation import prepare

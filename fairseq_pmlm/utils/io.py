@@ -16,7 +16,7 @@ import sys
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Iterable, Iterator, Optional
+from typing import Any, BinaryIO, Iterable, Iterator, Optional, cast
 
 from .errors import PMLMError, describe
 
@@ -83,7 +83,7 @@ def reading(path: str) -> Iterator[BinaryIO]:
     """
     try:
         with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as stream:
-            yield stream
+            yield cast(BinaryIO, stream)
     except gzip.BadGzipFile as error:
         raise PMLMError(f"{path}: not a gzip file, although its name ends in .gz ({error})") from None
     except (EOFError, zlib.error) as error:
