@@ -29,7 +29,7 @@ from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
 from fairseq_pmlm.tasks.pmlm_squad import PMLMSquadConfig, PMLMSquadTask
 from fairseq_pmlm.tokenizers import byte_bpe
 from fairseq_pmlm.tokenizers import files as tokenizer_files
-from fairseq_pmlm.tokenizers.sentencepiece import write_dictionary
+from fairseq_pmlm.tokenizers.symbols import write_dictionary
 from fairseq_pmlm.utils import io as text
 
 LETTERS = [chr(c) for c in range(ord("a"), ord("z") + 1)]
@@ -157,7 +157,7 @@ def squad_json(name):
 def wordpiece_folder(folder):
     with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8") as f:
         f.write("".join(f"{piece}\n" for piece in PIECES))
-    write_dictionary(os.path.join(folder, "dict.txt"), tokenizer_files.symbols(os.path.join(folder, "vocab.txt")))
+    write_dictionary(os.path.join(folder, "dict.txt"), tokenizer_files.load(os.path.join(folder, "vocab.txt")).symbols)
 
 
 @reader("squad.json to data-bin")
@@ -201,7 +201,7 @@ def use_tokenizer(file):
     def read(folder):
         bpe = tokenizer_files.load(os.path.join(folder, file))
         bpe.decode(bpe.encode("The cats sat. [SEP] 안녕"))
-        bpe.encode_with_extents("The cats sat.")
+        bpe.encode_with_offsets("The cats sat.")
         tokenizer_files.fingerprint(os.path.join(folder, file))
 
     return read

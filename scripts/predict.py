@@ -21,8 +21,8 @@ import sys
 import torch
 
 from fairseq_pmlm.cli.arguments import positive
+from fairseq_pmlm.interface import PMLMModel
 from fairseq_pmlm.model import heads
-from fairseq_pmlm.model.pmlm import PMLMModel
 from fairseq_pmlm.preparation import glue
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 from fairseq_pmlm.utils.io import Counts, keep_inputs, read_lines, write_output

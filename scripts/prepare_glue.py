@@ -24,9 +24,8 @@ from collections import Counter
 
 from fairseq_pmlm.cli import arguments
 from fairseq_pmlm.preparation import binarize, glue
-from fairseq_pmlm.tokenizers import dictionary as dict_files
-from fairseq_pmlm.tokenizers import files as tokenizer_files
-from fairseq_pmlm.tokenizers.sentencepiece import FAIRSEQ_SYMBOLS, MADE_UP
+from fairseq_pmlm.tokenizers.dictionary import load_vocabulary
+from fairseq_pmlm.tokenizers.symbols import FAIRSEQ_SYMBOLS, MADE_UP
 from fairseq_pmlm.utils import directories
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 from fairseq_pmlm.utils.io import Counts, write_text
@@ -178,15 +177,14 @@ def find_labels(args: argparse.Namespace, inputs, bpe) -> tuple[str, ...]:
 def main(argv=None) -> None:
     install_excepthook()
     args = parse_arguments(argv)
-    dictionary, model = dict_files.find_vocabulary(args.vocab_from)
-    bpe = tokenizer_files.load(model)
+    dictionary, bpe = load_vocabulary(args.vocab_from)
     inputs = find_inputs(args)
     labels = find_labels(args, inputs, bpe)
     readers = {split: Reader(split, path, table, args, bpe) for split, (path, table) in inputs.items()}
     pairs = len(inputs["train"][1].texts) > 1
     with directories.building(args.destdir, args.overwrite, OURS) as folder:
         shutil.copyfile(dictionary, os.path.join(folder, "dict.txt"))
-        model = tokenizer_files.copy(model, folder)
+        model = bpe.save(folder)
         for reader in readers.values():  # all of them before the long part, so that errors come early
             reader.write(folder, labels)
         labelled = {split: reader for split, reader in readers.items() if reader.labelled}

@@ -30,8 +30,7 @@ from typing import Iterator
 from fairseq_pmlm.cli import arguments
 from fairseq_pmlm.preparation import binarize
 from fairseq_pmlm.preparation.pairs import Record, Squad, read_json_lines, read_parallel
-from fairseq_pmlm.tokenizers import dictionary as dict_files
-from fairseq_pmlm.tokenizers import files as tokenizer_files
+from fairseq_pmlm.tokenizers.dictionary import load_vocabulary
 from fairseq_pmlm.utils import directories
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 from fairseq_pmlm.utils.io import Counts, text_value
@@ -213,14 +212,13 @@ def main(argv=None) -> None:
         for path in paths:
             if not os.path.exists(path) or os.path.isdir(path):
                 raise PMLMError(f"--{name} {path}: no such file")
-    dictionary, model = dict_files.find_vocabulary(args.vocab_from)
-    bpe = tokenizer_files.load(model)
+    dictionary, bpe = load_vocabulary(args.vocab_from)
     check_separator(args, bpe)
 
     readers, results = {}, {}
     with directories.building(args.destdir, args.overwrite, binarize.OURS) as folder:
         shutil.copyfile(dictionary, os.path.join(folder, "dict.txt"))
-        model = tokenizer_files.copy(model, folder)
+        model = bpe.save(folder)
         encoded = os.path.join(folder, binarize.ENCODED)
         os.mkdir(encoded)
         for name in given:  # all of them before the long part, so that errors come early

@@ -17,6 +17,7 @@ from fairseq_pmlm.criterions.pmlm import PMLMCriterion
 from fairseq_pmlm.criterions.pmlm_seq2seq import PMLMSeq2SeqCriterion
 from fairseq_pmlm.data.blocks import TextBlocks
 from fairseq_pmlm.data.pretraining_dataset import PMLMDataset
+from fairseq_pmlm.fairseq_patches import guards
 from fairseq_pmlm.utils.errors import PMLMError
 
 BOS, PAD, EOS, UNK, MASK, PSEUDO = 0, 1, 2, 3, 34, 35
@@ -172,7 +173,6 @@ import sys
 sys.path.insert(0, {str(USER_DIR[1])!r}.rsplit("/", 1)[0])
 import fairseq_pmlm
 import torch
-from fairseq_pmlm.backbone import Layer
 
 # the output of one module is NaN in two updates, and in the runs of them that look for the place
 from fairseq.trainer import Trainer
@@ -194,7 +194,7 @@ Trainer.train_step = train_step
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 3])
-def test_so_many_updates_in_a_row_are_left_out(allowed, monkeypatch, caplog):
+def test_so_many_updates_in_a_row_are_left_out(allowed, caplog):
     outcomes = iter([])
 
     def original(self, samples, *args):
@@ -203,11 +203,9 @@ def test_so_many_updates_in_a_row_are_left_out(allowed, monkeypatch, caplog):
             raise kind
         return kind
 
-    from fairseq_pmlm.fairseq_patches import guards
-
-    monkeypatch.setattr(Trainer, "train_step", original)
-    monkeypatch.setattr(guards, "replace", lambda owner, name, lines, wrap: wrap(original))
-    patched = guards.name_nonfinite_samples()
+    (patch,) = guards.name_nonfinite_samples()
+    assert (patch.owner, patch.name) == (Trainer, "train_step")
+    patched = patch.wrap(original)
     trainer = FakeTrainer(allowed)
     nan, samples = FloatingPointError("gradients are Nan/Inf"), [{"id": torch.tensor([4, 5])}, {}]
     outcomes = iter([{}, *([nan] * allowed), {}, *([nan] * allowed), nan])

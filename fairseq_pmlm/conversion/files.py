@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional
 import safetensors
 from torch import Tensor
 
-from ..checkpoints.safe_load import torch_load
+from ..checkpoints.safe_load import check_readable, torch_load
 from ..utils.errors import PMLMError, first_line
 from ..utils.io import read_json
 
@@ -52,17 +52,6 @@ def locate(path: str) -> Checkpoint:
         return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
 
     return Checkpoint(weights, beside(CONFIG), beside(*VOCABULARIES))
-
-
-def check_readable(path: str) -> None:
-    """Raise PMLMError if the file *path* cannot be read, or only stands for one that Git LFS has not fetched."""
-    try:
-        with open(path, "rb") as f:
-            start = f.read(64)
-    except OSError as error:
-        raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
-    if start.startswith(b"version https://git-lfs.github.com/spec/"):
-        raise PMLMError(f"{path} is a Git LFS pointer, not the file that it stands for; get that with git lfs pull")
 
 
 def read_tensors(path: str) -> dict[str, Tensor]:

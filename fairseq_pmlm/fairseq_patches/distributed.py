@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from ..utils.errors import PMLMError, first_line
 from . import training_state as progress
-from .replace import replace
+from .replace import Patch
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ GONE = re.compile(
 )
 
 
-def train_in_many_processes() -> list[tuple[str, bool]]:
+def train_in_many_processes() -> list[Patch]:
     """Start, join and watch the processes of a training; see the functions that are called."""
     from fairseq import models
     from fairseq.distributed import utils
@@ -99,10 +99,10 @@ def train_in_many_processes() -> list[tuple[str, bool]]:
         return patched
 
     return [
-        replace(utils, "call_main", ["torch.cuda.device_count(),", "infer_init_method("], wrap_main),
-        replace(utils, "all_gather_list", ["torch.cuda.ByteTensor(buffer_size)"], wrap_gather),
-        replace(models, "DistributedFairseqModel", ["device_ids=[args.device_id],"], wrap_model),
-        replace(Trainer, "train_step", ["if is_dummy_batch:", "sample_size *= 0.0"], wrap_step),
+        Patch(utils, "call_main", ["torch.cuda.device_count(),", "infer_init_method("], wrap_main),
+        Patch(utils, "all_gather_list", ["torch.cuda.ByteTensor(buffer_size)"], wrap_gather),
+        Patch(models, "DistributedFairseqModel", ["device_ids=[args.device_id],"], wrap_model),
+        Patch(Trainer, "train_step", ["if is_dummy_batch:", "sample_size *= 0.0"], wrap_step),
     ]
 
 

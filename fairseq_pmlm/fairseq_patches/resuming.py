@@ -15,12 +15,12 @@ import numpy as np
 from ..utils.errors import PMLMError
 from . import checkpoint_files, distributed
 from . import training_state as progress
-from .replace import replace
+from .replace import Patch
 
 logger = logging.getLogger(__name__)
 
 
-def resume_exactly() -> list[tuple[str, bool]]:
+def resume_exactly() -> list[Patch]:
     """Go on from the newest whole checkpoint, with all that an uninterrupted training would have there.
 
     Why: see the functions that are called.
@@ -88,14 +88,12 @@ def resume_exactly() -> list[tuple[str, bool]]:
 
     plateau = ReduceLROnPlateauLRSchedule
     return [
-        replace(
-            checkpoint_utils, "load_checkpoint", ["cfg.restore_file ==", 'extra_state["train_iterator"]'], wrap_load
-        ),
-        replace(Trainer, "save_checkpoint", ['state_dict["extra_state"].update(extra_state)'], wrap_save),
-        replace(EpochBatchIterator, "state_dict", ['"iterations_in_epoch": iter_in_epoch,'], wrap_place),
-        replace(EpochBatchIterator, "load_state_dict", ['state_dict.get("iterations_in_epoch", 0)'], wrap_go_to),
-        replace(plateau, "state_dict", ['"last_epoch": self.lr_scheduler.last_epoch,'], wrap_plateau),
-        replace(plateau, "load_state_dict", ['self.lr_scheduler.best = state_dict["best"]'], wrap_load_plateau),
+        Patch(checkpoint_utils, "load_checkpoint", ["cfg.restore_file ==", 'extra_state["train_iterator"]'], wrap_load),
+        Patch(Trainer, "save_checkpoint", ['state_dict["extra_state"].update(extra_state)'], wrap_save),
+        Patch(EpochBatchIterator, "state_dict", ['"iterations_in_epoch": iter_in_epoch,'], wrap_place),
+        Patch(EpochBatchIterator, "load_state_dict", ['state_dict.get("iterations_in_epoch", 0)'], wrap_go_to),
+        Patch(plateau, "state_dict", ['"last_epoch": self.lr_scheduler.last_epoch,'], wrap_plateau),
+        Patch(plateau, "load_state_dict", ['self.lr_scheduler.best = state_dict["best"]'], wrap_load_plateau),
     ]
 
 

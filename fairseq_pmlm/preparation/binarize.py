@@ -14,7 +14,7 @@ from fairseq.data import indexed_dataset
 from tqdm import tqdm
 
 from ..tokenizers import files as tokenizer_files
-from ..tokenizers.sentencepiece import UNK
+from ..tokenizers.symbols import UNK
 from ..tokenizers.wordpiece import CONFIG
 from ..utils.errors import PMLMError
 from ..utils.io import read_lines

@@ -9,7 +9,7 @@ from fairseq.data.indexed_dataset import best_fitting_int_dtype
 
 from ..data.mmap_writer import MMapWriter
 from ..tokenizers import files as tokenizer_files
-from ..tokenizers.sentencepiece import FAIRSEQ_SYMBOLS, UNK, all_symbols
+from ..tokenizers.symbols import FAIRSEQ_SYMBOLS, UNK, all_symbols
 from ..utils.io import Counts
 from ..utils.workers import in_order
 from . import chunks
@@ -54,11 +54,11 @@ class Encoder:
 
     def __init__(self, model: str):
         self.bpe = tokenizer_files.load(model)
-        symbols = all_symbols(tokenizer_files.symbols(model))
+        symbols = all_symbols(self.bpe.symbols)
         ids = {symbol: i for i, symbol in enumerate(symbols)}
-        self.end = len(self.bpe.symbols)  # stands for </s> among the tokenizer's own numbers
+        self.end = len(self.bpe.id_to_symbol)  # stands for </s> among the tokenizer's own numbers
         width = best_fitting_int_dtype(len(symbols))  # as in the file: half of what travels between processes
-        self.table = np.array([*(ids[symbol] for symbol in self.bpe.symbols), EOS_ID], width)
+        self.table = np.array([*(ids[symbol] for symbol in self.bpe.id_to_symbol), EOS_ID], width)
 
     def encode(self, item: tuple[chunks.Chunk, bytes, int, bool]) -> Part:
         """Encode the documents of a chunk that have a certain fate, with an empty line between two that have tokens."""
@@ -73,7 +73,7 @@ class Encoder:
             else:
                 part.written.duplicate_lines += bool(line) and fate == DUPLICATE
         numbers, sizes = [], []
-        for line, found in zip(lines, self.bpe.number(lines), strict=True):
+        for line, found in zip(lines, self.bpe.encode_lines(lines), strict=True):
             if not line:
                 part.after = bool(sizes)
                 part.before |= not sizes

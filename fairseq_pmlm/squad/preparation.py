@@ -10,8 +10,7 @@ import torch
 from fairseq.data import Dictionary, indexed_dataset
 from tqdm import tqdm
 
-from ..tokenizers import dictionary as dict_files
-from ..tokenizers import files as tokenizer_files
+from ..tokenizers.dictionary import load_vocabulary
 from ..utils.errors import PMLMError
 from ..utils.io import Counts
 from . import windows
@@ -43,7 +42,7 @@ class Part:
     Args:
         folder: the data-bin.
         name: of the part.
-        bpe: tokenizer with ``encode_with_extents``.
+        bpe: tokenizer with ``encode_with_offsets``.
         dictionary: fairseq dictionary.
         limits: sizes of questions and windows.
         training: leave out questions whose answer no run of pieces spells, and take all others.
@@ -77,7 +76,7 @@ class Part:
                 bar.update(len(paragraph.questions))
                 if not paragraph.questions:
                     continue
-                symbols, extents = self.bpe.encode_with_extents(paragraph.passage)
+                symbols, extents = self.bpe.encode_with_offsets(paragraph.passage)
                 if not symbols:
                     raise PMLMError(f"{paragraph.questions[0].where}: the tokenizer leaves nothing of the passage")
                 written = [self.question(question, paragraph.passage, extents) for question in paragraph.questions]
@@ -153,10 +152,9 @@ def prepare(paths: dict[str, str], vocabulary: str, limits: windows.Limits, fold
         PMLMError: see :mod:`fairseq_pmlm.squad.reader`; the files are of different versions.
     """
     windows.check(limits)
-    dictionary, model = dict_files.find_vocabulary(vocabulary)
-    bpe = tokenizer_files.load(model)
+    dictionary, bpe = load_vocabulary(vocabulary)
     shutil.copyfile(dictionary, os.path.join(folder, "dict.txt"))
-    tokenizer_files.copy(model, folder)
+    bpe.save(folder)
     dictionary = Dictionary.load(dictionary)
     files = {name: SquadFile(path, Counts(), answered=name != "test") for name, path in paths.items()}
     versions = {file.version: file.path for file in files.values()}
