@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts/demo"))  #
 
 from quality_table import references_of
 
-from fairseq_pmlm.scoring import score_rouge
 from fairseq_pmlm.scoring.hypotheses import read_generate, read_segments
+from fairseq_pmlm.scoring.rouge import score_rouge
 from fairseq_pmlm.scoring.squad import score_squad
 from fairseq_pmlm.squad.reader import SquadFile
 from fairseq_pmlm.utils.errors import PMLMError

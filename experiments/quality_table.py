@@ -16,8 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts/demo"))  #
 
 from baselines import best_constant, lead, nearest, shuffled
 
-from fairseq_pmlm.scoring import PRESETS, find_preset, prepare, score_bleu, score_rouge
+from fairseq_pmlm.scoring.bleu import score_bleu
 from fairseq_pmlm.scoring.hypotheses import read_segments
+from fairseq_pmlm.scoring.presets import PRESETS, find_preset, prepare
+from fairseq_pmlm.scoring.rouge import score_rouge
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 from fairseq_pmlm.utils.io import write_text
 

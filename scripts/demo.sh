@@ -38,7 +38,7 @@ for file in "$TEXT" "$PAIRS"; do
     [ -z "$file" ] || [ -e "$file" ] || { echo "demo: $file does not exist" >&2; exit 2; }
 done
 
-if [ -n "$TEXT" ]; then source scripts/setup.sh; else source scripts/setup.sh demo; fi
+if [ -n "$TEXT" ]; then source scripts/setup.sh plot; else source scripts/setup.sh demo; fi
 NAME=demo history=$([ -z "$TEXT" ] || find "$TEXT" "$PAIRS" -type f -printf '%p %s %T@\n' | sort)
 source scripts/steps.sh
 

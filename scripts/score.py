@@ -19,22 +19,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that was not installed
 logging.getLogger("fairseq").setLevel(logging.WARNING)  # or its import reports a missing tensorboardX
 
-from fairseq_pmlm.scoring import (  # noqa: E402
-    PRESETS,
-    Bootstrap,
-    as_json,
-    compare,
-    find_preset,
-    format_table,
-    prepare,
-    score_bleu,
-    score_chrf,
-    score_meteor,
-    score_rouge,
-    text_statistics,
-)
+from fairseq_pmlm.scoring.base import Bootstrap  # noqa: E402
+from fairseq_pmlm.scoring.bleu import score_bleu, score_chrf  # noqa: E402
+from fairseq_pmlm.scoring.compare import compare  # noqa: E402
 from fairseq_pmlm.scoring.hypotheses import read_generate_output, read_segments  # noqa: E402
-from fairseq_pmlm.scoring.meteor import missing_meteor  # noqa: E402
+from fairseq_pmlm.scoring.meteor import missing_meteor, score_meteor  # noqa: E402
+from fairseq_pmlm.scoring.presets import PRESETS, find_preset, prepare  # noqa: E402
+from fairseq_pmlm.scoring.report import as_json, format_table  # noqa: E402
+from fairseq_pmlm.scoring.rouge import score_rouge  # noqa: E402
+from fairseq_pmlm.scoring.statistics import text_statistics  # noqa: E402
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook  # noqa: E402
 from fairseq_pmlm.utils.io import write_text  # noqa: E402
 

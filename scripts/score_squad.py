@@ -12,7 +12,8 @@ import argparse
 import json
 import math
 
-from fairseq_pmlm.scoring import Bootstrap, as_json, format_table
+from fairseq_pmlm.scoring.base import Bootstrap
+from fairseq_pmlm.scoring.report import as_json, format_table
 from fairseq_pmlm.scoring.squad import score_squad
 from fairseq_pmlm.squad.reader import SquadFile
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook

@@ -9,8 +9,11 @@ from fairseq import options, scoring
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from test_scripts import script
 
-import fairseq_pmlm.scoring
-from fairseq_pmlm.scoring import Bootstrap, format_table, score_bleu, score_chrf, score_rouge
+from fairseq_pmlm.scoring import fairseq_scorer
+from fairseq_pmlm.scoring.base import Bootstrap
+from fairseq_pmlm.scoring.bleu import score_bleu, score_chrf
+from fairseq_pmlm.scoring.report import format_table
+from fairseq_pmlm.scoring.rouge import score_rouge
 from fairseq_pmlm.utils.errors import PMLMError
 
 
@@ -168,9 +171,7 @@ def test_fairseq_scorer_tokenizers(spm_model):
 
 def test_a_second_import_is_harmless():
     before = scoring.SCORER_REGISTRY["rouge"]
-    spec = importlib.util.spec_from_file_location(
-        "fairseq_pmlm.scoring.again", fairseq_pmlm.scoring.fairseq_scorer.__file__
-    )
+    spec = importlib.util.spec_from_file_location("fairseq_pmlm.scoring.again", fairseq_scorer.__file__)
     module = importlib.util.module_from_spec(spec)
     sys.modules["fairseq_pmlm.scoring.again"] = module  # dataclasses look their module up
     try:

@@ -6,7 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from fairseq_pmlm.scoring import Bootstrap, format_table
+from fairseq_pmlm.scoring.base import Bootstrap
+from fairseq_pmlm.scoring.report import format_table
 from fairseq_pmlm.scoring.squad import best_threshold, exact_and_f1, normalize, score_squad
 from fairseq_pmlm.utils.errors import PMLMError
 

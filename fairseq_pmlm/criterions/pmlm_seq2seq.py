@@ -23,7 +23,7 @@ class PMLMSeq2SeqCriterionConfig(LabelSmoothedCrossEntropyCriterionConfig, PMLMC
     label_smoothing: float = field(
         default=0.1, metadata={"help": "share of the target distribution that goes to other types; 0: none"}
     )
-    label_smoothing_type: ChoiceEnum(["fairseq", "kl"]) = field(
+    label_smoothing_type: ChoiceEnum(["fairseq", "kl"]) = field(  # type: ignore[valid-type]  # a call makes the enum
         default="fairseq",
         metadata={
             "help": "fairseq: cross-entropy, the share spread over all types; kl: as the authors', divergence from a "

@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import f1_score, matthews_corrcoef
 
 from ..preparation.glue import METRICS
 from ..utils.errors import PMLMError
+from ..utils.optional import require
 
 CORRELATIONS = ("pearson", "spearman")
 
@@ -52,12 +51,13 @@ def compute(metric: str, predicted, wanted) -> float:
     """
     if metric in CORRELATIONS and len(wanted) < 2:
         return 0.0
+    what = f"the metric {metric}"
     functions = {
         "accuracy": lambda: (predicted == wanted).mean(),
-        "f1": lambda: f1_score(wanted, predicted, zero_division=0),
-        "mcc": lambda: matthews_corrcoef(wanted, predicted),
-        "pearson": lambda: pearsonr(predicted, wanted)[0],
-        "spearman": lambda: spearmanr(predicted, wanted)[0],
+        "f1": lambda: require("sklearn.metrics", what).f1_score(wanted, predicted, zero_division=0),
+        "mcc": lambda: require("sklearn.metrics", what).matthews_corrcoef(wanted, predicted),
+        "pearson": lambda: require("scipy.stats", what).pearsonr(predicted, wanted)[0],
+        "spearman": lambda: require("scipy.stats", what).spearmanr(predicted, wanted)[0],
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of constants

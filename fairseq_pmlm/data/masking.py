@@ -85,10 +85,10 @@ def draw_mask(
             masked += length
             if masked >= wanted:
                 break
-    lengths = np.array(lengths)
-    first_of_block = np.cumsum(lengths) - lengths
-    positions = np.arange(masked) + np.repeat(np.array(starts) - first_of_block, lengths)
-    steps = np.arange(1, masked + 1) if one_token_steps else np.repeat(np.arange(1, len(lengths) + 1), lengths)
+    repeats = np.array(lengths)
+    first_of_block = np.cumsum(repeats) - repeats
+    positions = np.arange(masked) + np.repeat(np.array(starts) - first_of_block, repeats)
+    steps = np.arange(1, masked + 1) if one_token_steps else np.repeat(np.arange(1, len(repeats) + 1), repeats)
     return Mask(positions, steps)
 
 

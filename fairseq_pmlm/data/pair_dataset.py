@@ -127,6 +127,7 @@ class PseudoMaskedPairDataset(LanguagePairDataset):
 
     def corrupt(self, tokens: np.ndarray, symbol: str, rng: np.random.Generator) -> np.ndarray:
         """What is shown in place of *tokens*; see :func:`fairseq_pmlm.data.masking.corrupt`."""
+        assert self.corruption is not None
         _, leave_unmasked_prob, random_token_prob, *_ = self.corruption
         index = self.tgt_dict.index(symbol)
         return masking.corrupt(tokens, index, self.random_types, rng, leave_unmasked_prob, random_token_prob)

@@ -120,7 +120,7 @@ def check_written(prefix: str, written: Written, total: int) -> None:
 
 
 def copy_dictionary(source: str, *targets: str) -> None:
-    """Copy a dict.txt as ``fairseq-preprocess`` does, which reads it and writes it again: ``symbol count`` in each line."""
+    """Copy a dict.txt as ``fairseq-preprocess`` does: read, and written as ``symbol count`` in each line."""
     lines = (line.rpartition(" ") for _, line in read_lines(source))
     text = "".join(f"{symbol} {int(count)}\n" for symbol, _, count in lines)
     for target in targets:

@@ -6,8 +6,7 @@ from typing import Optional
 from fairseq.dataclass import FairseqDataclass
 from fairseq.scoring import SCORER_REGISTRY, BaseScorer, register_scorer
 
-from fairseq_pmlm.utils.errors import PMLMError
-
+from ..utils.errors import PMLMError
 from .base import Bootstrap, Scores
 from .presets import PRESETS, find_preset, prepare
 from .rouge import score_rouge
