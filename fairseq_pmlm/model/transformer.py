@@ -155,7 +155,7 @@ def mark_layers(backbone: nn.Module) -> None:
     """
     for name, parameter in backbone.named_parameters():
         found = re.match(r"layers\.(\d+)\.", name)
-        parameter.param_group = f"layer{found[1]}" if found else "embeddings"
+        setattr(parameter, "param_group", f"layer{found[1]}" if found else "embeddings")  # noqa: B010 (torch's class)
 
 
 class OutputLayer(PackableLinear):
@@ -173,7 +173,7 @@ class OutputLayer(PackableLinear):
         self.activation_fn = ACTIVATIONS[str(cfg.activation_fn)]
         init_bert_weights(self.dense, cfg.init_std)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # the activation comes before this product
         """(..., dim) -> logits (..., types)"""
         return super().forward(self.transform(x))
 

@@ -56,7 +56,7 @@ FairseqPMLMConfig = make_dataclass(
 class FairseqPMLM(PMLMModel, BaseFairseqModel):
     """A pseudo-masked language model for all of fairseq's entry points; its parameters are those of the plain model."""
 
-    def __init__(self, cfg: FairseqPMLMConfig, dictionary, tokenizer: Optional[str] = None):
+    def __init__(self, cfg: PMLMConfig, dictionary, tokenizer: Optional[str] = None):
         super().__init__(cfg, dictionary, tokenizer)
         self.labels: Optional[list[str]] = None  # of the classes, where the task has some
         # Views, not submodules: they own no parameters, and no key may stand twice in the state dict.
@@ -84,7 +84,7 @@ class FairseqPMLM(PMLMModel, BaseFairseqModel):
         """Add ``classification_heads.NAME``, as fairseq's ``sentence_prediction`` does; its classes are the task's."""
         super().register_classification_head(name, num_classes, inner_dim, labels or self.labels)
 
-    def forward(self, predict: Predict = LOGITS, **net_input):
+    def forward(self, predict: Predict = LOGITS, **net_input):  # type: ignore[override]  # fairseq's words
         """What *predict* asks for, of a batch in fairseq's words.
 
         Args:
@@ -131,12 +131,13 @@ class FairseqPMLM(PMLMModel, BaseFairseqModel):
                 predict = Predict(head=f"classification_heads.{classification_head_name}")
             elif features_only:
                 predict = HIDDEN
-            eos, segments = self.dictionary.eos(), self.cfg.num_segments
-            return text_slots(src_tokens, eos, segments, first_only=classification_head_name is not None), predict
+            first_only = classification_head_name is not None
+            return text_slots(src_tokens, self.dictionary.eos(), self.cfg.num_segments, first_only), predict
         if not self.training:  # corruption is for training, whatever the data set
             pseudo_tokens = shown_target = shown_source = None
         source = src_tokens if shown_source is None else shown_source
         target = prev_output_tokens if shown_target is None else shown_target
+        assert src_lengths is not None and prev_output_tokens is not None
         pad, segments = self.dictionary.pad(), (self.cfg.source_segment, self.cfg.target_segment)
         if self.cfg.finetune_mode == "causal":
             return causal_slots(source, src_lengths, target, pad, segments), predict
