@@ -137,7 +137,8 @@ class FairseqPMLM(PMLMModel, BaseFairseqModel):
             pseudo_tokens = shown_target = shown_source = None
         source = src_tokens if shown_source is None else shown_source
         target = prev_output_tokens if shown_target is None else shown_target
-        assert src_lengths is not None and prev_output_tokens is not None
+        assert src_lengths is not None
+        assert prev_output_tokens is not None
         pad, segments = self.dictionary.pad(), (self.cfg.source_segment, self.cfg.target_segment)
         if self.cfg.finetune_mode == "causal":
             return causal_slots(source, src_lengths, target, pad, segments), predict
