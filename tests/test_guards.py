@@ -198,7 +198,7 @@ def test_nan_is_named_and_stops_the_run_or_is_left_out(work, tmp_path):
 BROKEN = f"""
 import sys
 sys.path.insert(0, {str(USER_DIR[1])!r}.rsplit("/", 1)[0])
-import fairseq_pmlm
+import fairseq_pmlm.tasks
 import torch
 
 # the output of one module is NaN in two updates, and in the runs of them that look for the place
