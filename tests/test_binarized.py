@@ -78,7 +78,7 @@ def damage(prefix, place, code, value):
         (26, "<i", 2**31 - 1, "item 2 has 1 tokens and begins at byte 8, where byte 4294967294 is due"),
         (34, "<i", 4, r"a\.bin has 16 bytes, and .*a\.idx is of 18: one is cut or another's"),
         (38, "<q", 2, "item 1 has 4 tokens and begins at byte 2, where byte 0 is due"),
-        (54, "<q", -(2**63), "item 3 has 3 tokens and begins at byte -9223372036854775808"),
+        (54, "<q", -(2**63), "item 3 has 3 tokens and begins at byte -9223372036854775808, .* with --workers 1"),
     ],
 )
 def test_an_index_that_lies_is_named(place, code, value, said, tmp_path):

@@ -204,9 +204,11 @@ def _check_places(index: str, items: int, width: int) -> int:
         wrong = (lengths < 0) | (places[start:stop] != ends - lengths)
         if wrong.any():
             item = start + int(np.argmax(wrong))
+            # with numpy 2, the offsets of fairseq-preprocess's second worker and those after it are added up in 32 bits
+            hint = " with --workers 1, as fairseq-preprocess overflows at 2 GiB with more" if places[item] < 0 else ""
             raise PMLMError(
                 f"{index} is damaged: item {item + 1} has {sizes[item]} tokens and begins at byte {places[item]}, "
-                f"where byte {int((ends - lengths)[item - start])} is due; {AGAIN}"
+                f"where byte {int((ends - lengths)[item - start])} is due; {AGAIN}{hint}"
             )
         end = int(ends[-1])
     return end

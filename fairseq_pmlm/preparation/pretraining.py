@@ -213,9 +213,7 @@ class Preparation:
         if args.keep_encoded:
             options = ["--only-source", "--srcdict", "dict.txt"]
             options += [f"--{name}pref={binarize.ENCODED}/{name}" for name in report["wrote"]]
-            print(
-                f"the same by fairseq's own command: {binarize.preprocess_command(args.destdir, options, args.workers)}"
-            )
+            binarize.print_command(args.destdir, options, args.workers, kept=True)
         print(f"{args.destdir} is ready for fairseq-train{'' if valid else NO_VALID}")
 
     def make_shards(self) -> None:
