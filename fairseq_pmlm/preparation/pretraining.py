@@ -1,4 +1,4 @@
-"""From raw text to what ``fairseq-train`` reads, in steps that are done once: what ``prepare_pretraining.py`` does."""
+"""From raw text to what ``fairseq-train`` reads, in steps that are done once: what ``pmlm prepare text`` does."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ class Preparation:
     """The steps; each makes a folder below the root, or finds that it is there already.
 
     Args:
-        args: options of ``scripts/prepare_pretraining.py``.
+        args: options of ``pmlm prepare text``.
 
     Raises:
         PMLMError: a file is missing, or the tokenizer is broken.

@@ -106,7 +106,7 @@ if [ -n "$SMOKE" ]; then
     step examples "Examples, made on the spot" "$DATA" \
         python scripts/recipes/smoke_examples.py "$TASK" --destdir "$DATA"
     step text "Vocabulary, and the pre-training text" "$VOCAB" \
-        python scripts/prepare_pretraining.py --text "$DATA/text.txt" --vocab-size 60 --character-coverage 1 \
+        pmlm prepare text --text "$DATA/text.txt" --vocab-size 60 --character-coverage 1 \
         --destdir "$VOCAB" --overwrite
     step pretrain "A tiny pre-trained model" "$OUT/pretrained" \
         fairseq_train "$OUT/logs/pretrain.log" "$VOCAB" --user-dir fairseq_pmlm --task pmlm --criterion pmlm --cpu \
@@ -115,7 +115,7 @@ if [ -n "$SMOKE" ]; then
         --max-update 10 --no-epoch-checkpoints --save-dir "$OUT/pretrained"
 fi
 step data "The texts binarized" "$OUT/data" \
-    python scripts/prepare_glue.py --task "$TASK" --data "$DATA" --vocab-from "$VOCAB" "${SKIP[@]}" \
+    pmlm prepare glue --task "$TASK" --data "$DATA" --vocab-from "$VOCAB" "${SKIP[@]}" \
     --destdir "$OUT/data" --overwrite
 [ -e "$OUT/data/valid.jsonl" ] || fail "$DATA holds no validation set of $TASK; this recipe compares results on it"
 read -r CLASSES METRICS TEXTS < <(python - "$TASK" "$OUT/data" <<'PYTHON'
@@ -154,7 +154,7 @@ for ((SEED = 1; SEED <= SEEDS; SEED++)); do
 done
 history=$all
 step table "Mean and standard deviation" "$OUT/table.md" \
-    python scripts/seeds.py "${LOGS[@]}" --out "$OUT/table.md"
+    pmlm seeds "${LOGS[@]}" --out "$OUT/table.md"
 echo
 cat "$OUT/table.md"
 echo

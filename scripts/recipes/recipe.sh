@@ -135,7 +135,7 @@ if [ -n "$SMOKE" ]; then
     DATA=$OUT/examples VOCAB=$OUT/text CHECKPOINT=$OUT/pretrained/checkpoint_last.pt
     find_data
     step text "Vocabulary, and the pre-training text" "$VOCAB" \
-        python scripts/prepare_pretraining.py --text "$DATA/text.txt" --vocab-size 60 --character-coverage 1 \
+        pmlm prepare text --text "$DATA/text.txt" --vocab-size 60 --character-coverage 1 \
         --destdir "$VOCAB" --overwrite
     step pretrain "A tiny pre-trained model" "$OUT/pretrained" \
         fairseq_train "$OUT/logs/pretrain.log" "$VOCAB" --user-dir fairseq_pmlm --task pmlm --criterion pmlm --cpu \
@@ -145,7 +145,7 @@ if [ -n "$SMOKE" ]; then
 fi
 
 step data "The pairs binarized" "$OUT/data" \
-    python scripts/prepare_seq2seq.py "${PREPARE[@]}" --vocab-from "$VOCAB" --destdir "$OUT/data" --overwrite
+    pmlm prepare pairs "${PREPARE[@]}" --vocab-from "$VOCAB" --destdir "$OUT/data" --overwrite
 divide_batch
 PAIRS=$(wc -l <"$OUT/data/train.src.txt")
 UPDATES=$(((PAIRS + BATCH - 1) / BATCH * EPOCHS))
@@ -170,12 +170,12 @@ step generate "Generation" "$OUT/generate.txt" \
     --no-repeat-ngram-size "$NGRAM" ${NGRAM_IGNORE:+--no-repeat-ngram-ignore "$NGRAM_IGNORE"} \
     --batch-size 32 "${MACHINE[@]}"
 step hypotheses "Hypotheses in the order of the data" "$OUT/hyp.txt" \
-    python scripts/hypotheses.py "$OUT/generate.txt" --text "$OUT/hyp.txt" --json "$OUT/hyp.jsonl"
+    pmlm hypotheses "$OUT/generate.txt" --out "$OUT/hyp.txt" --save-json "$OUT/hyp.jsonl"
 REFERENCES=()
 for file in "$OUT"/data/test.ref*.txt; do [ ! -e "$file" ] || REFERENCES+=(--ref "$file"); done
 [ ${#REFERENCES[@]} -gt 0 ] || REFERENCES=(--ref "$OUT/data/test.tgt.txt")
 score() {
-    set -- python scripts/score.py --preset "$PRESET" --hyp "$OUT/hyp.txt" "$@" --save-json "$OUT/scores.json"
+    set -- pmlm score --preset "$PRESET" --hyp "$OUT/hyp.txt" "$@" --save-json "$OUT/scores.json"
     echo_command "$@" ">$OUT/scores.txt"
     "$@" >"$OUT/scores.txt.tmp"
     mv "$OUT/scores.txt.tmp" "$OUT/scores.txt"

@@ -114,7 +114,7 @@ if [ -n "$SMOKE" ]; then
         python scripts/recipes/smoke_examples.py squad --destdir "$DATA"
     find_data
     step text "Vocabulary, and the pre-training text" "$VOCAB" \
-        python scripts/prepare_pretraining.py --text "$DATA/text.txt" --vocab-size 60 --character-coverage 1 \
+        pmlm prepare text --text "$DATA/text.txt" --vocab-size 60 --character-coverage 1 \
         --destdir "$VOCAB" --overwrite
     step pretrain "A tiny pre-trained model" "$OUT/pretrained" \
         fairseq_train "$OUT/logs/pretrain.log" "$VOCAB" --user-dir fairseq_pmlm --task pmlm --criterion pmlm --cpu \
@@ -123,7 +123,7 @@ if [ -n "$SMOKE" ]; then
         --max-update 10 --no-epoch-checkpoints --save-dir "$OUT/pretrained"
 fi
 step data "The questions and passages binarized" "$OUT/data" \
-    python scripts/prepare_squad.py --train "$TRAIN" --valid "$DEV" --vocab-from "$VOCAB" \
+    pmlm prepare squad --train "$TRAIN" --valid "$DEV" --vocab-from "$VOCAB" \
     --max-source-positions "$WINDOW" --doc-stride "$STRIDE" --max-question-positions "$QUESTION" \
     --destdir "$OUT/data" --overwrite
 WINDOWS=$(python -c "import sys, numpy; print(len(numpy.load(sys.argv[1], mmap_mode='r')))" "$OUT/data/train.windows.npy")
@@ -145,12 +145,12 @@ for ((SEED = 1; SEED <= SEEDS; SEED++)); do
         --update-freq "$ACCUMULATE" "${MACHINE[@]}" --best-checkpoint-metric $METRIC --maximize-best-checkpoint-metric \
         --seed "$SEED" --log-interval 50 --no-epoch-checkpoints --no-last-checkpoints --save-dir "$OUT/seed$SEED"
     step "answers$SEED" "Answers, seed $SEED of $SEEDS" "$OUT/answers$SEED" \
-        python scripts/predict_squad.py "$OUT/data" --path "$OUT/seed$SEED/checkpoint_best.pt" --split valid \
-        --destdir "$OUT/answers$SEED" --batch-size "$FIT" "${DEVICE[@]}"
+        pmlm predict "$OUT/data" --path "$OUT/seed$SEED/checkpoint_best.pt" --split valid \
+        --destdir "$OUT/answers$SEED" --max-tokens $((FIT * WINDOW)) "${DEVICE[@]}"
     SCORES+=("$OUT/answers$SEED/scores.json") all+=$history
 done
 history=$all
-step table "Mean and standard deviation" "$OUT/table.md" python scripts/seeds.py "${SCORES[@]}" --out "$OUT/table.md"
+step table "Mean and standard deviation" "$OUT/table.md" pmlm seeds "${SCORES[@]}" --out "$OUT/table.md"
 echo
 cat "$OUT/table.md"
 echo
