@@ -175,7 +175,7 @@ def test_bad_arguments(tmp_path):
         assert done.stderr.startswith(f"xsum: {message}"), done.stderr
     checkpoint.touch()
     done = run("xsum", tmp_path, checkpoint, tmp_path / "out", check=False)
-    assert f"there is no {tmp_path}/dict.txt; give --vocab DIR" in done.stderr
+    assert f"there is no {tmp_path}/dict.txt; give --vocab-from DIR" in done.stderr
     (tmp_path / "dict.txt").touch()
     (tmp_path / "train.source").touch()
     done = run("xsum", tmp_path, checkpoint, tmp_path / "out", check=False)

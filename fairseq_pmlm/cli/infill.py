@@ -49,9 +49,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--order", metavar="ORDER|FILE", help="order of the steps (default: left-to-right)")
     parser.add_argument("--score", action="store_true", help='score the "spans" of the input instead of filling gaps')
-    parser.add_argument("--beam", type=arguments.positive, default=5, help="width of the search (default: %(default)s)")
     parser.add_argument(
-        "--nbest", type=arguments.positive, default=1, help="fillings to write of each text (default: 1)"
+        "--beam", type=arguments.positive, default=5, metavar="N", help="width of the search (default: 5)"
+    )
+    parser.add_argument(
+        "--nbest", type=arguments.positive, default=1, metavar="N", help="fillings to write of each text (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=1, help="of --order random (default: %(default)s)")
     arguments.add_out_argument(parser)

@@ -63,8 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not output_closed():
             raise
         status = PIPE_CLOSED
-    except BaseException:
-        flush_output()
+    except BaseException as end:
+        if not flush_output() and isinstance(end, SystemExit) and not end.code:  # --help
+            return PIPE_CLOSED
         raise
     return status if flush_output() or status else PIPE_CLOSED
 

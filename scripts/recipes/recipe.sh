@@ -3,9 +3,9 @@
 #   bash scripts/recipes/NAME.sh DATA CHECKPOINT OUT [options]    fine-tune CHECKPOINT on DATA, generate, score
 #   bash scripts/recipes/NAME.sh --smoke [OUT]                    the whole path in a minute, on examples made on the spot
 #
-# CHECKPOINT is a pre-trained model; dict.txt and the tokenizer file are those of --vocab (default: its directory).
+# CHECKPOINT is a pre-trained model; dict.txt and the tokenizer file are those of --vocab-from (default: its directory).
 #
-#   --vocab DIR                  directory with the dict.txt and tokenizer file that CHECKPOINT was trained with
+#   --vocab-from DIR             directory with the dict.txt and tokenizer file that CHECKPOINT was trained with
 #   --devices N                  GPUs to train on (default: all that there are; without any, the CPU)
 #   --sentences-per-device N     sentences that fit one device at a time; the rest of an update is accumulated
 #   --precision fp32|bf16|fp16   default: bf16 on GPUs, fp32 on the CPU
@@ -34,13 +34,13 @@ while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
         --smoke) SMOKE=yes; shift; continue ;;
-        --vocab | --devices | --sentences-per-device | --precision | --max-positions | --epochs | --lr | --seed)
+        --vocab-from | --devices | --sentences-per-device | --precision | --max-positions | --epochs | --lr | --seed)
             [ $# -ge 2 ] || fail "$1 needs a value"
             GIVEN+=("$1") ;;&
         --devices | --sentences-per-device | --max-positions | --epochs | --seed) need_number "$1" "$2" ;;&
         --lr) need_real "$1" "$2" ;;&
         --precision) case $2 in fp32 | bf16 | fp16) ;; *) fail "--precision $2: expected fp32, bf16 or fp16" ;; esac ;;&
-        --vocab) VOCAB=$(from_here "$2") ;;
+        --vocab-from) VOCAB=$(from_here "$2") ;;
         --devices) DEVICES=$2 ;;
         --sentences-per-device) SENTENCES=$2 ;;
         --precision) PRECISION=$2 ;;
@@ -66,7 +66,7 @@ else
     for place in "$DATA" "$CHECKPOINT" "$VOCAB"; do
         case $(realpath -m "$place")/ in "$(realpath -m "$OUT")"/*) fail "$place lies in the output directory $OUT; choose another" ;; esac
     done
-    [ -f "$VOCAB/dict.txt" ] || fail "there is no $VOCAB/dict.txt; give --vocab DIR, the data directory of the pre-training"
+    [ -f "$VOCAB/dict.txt" ] || fail "there is no $VOCAB/dict.txt; give --vocab-from DIR, the data directory of the pre-training"
 fi
 
 # find_file BASE: a file of DATA, plain or .gz; nothing if there is none.
