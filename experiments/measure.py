@@ -52,7 +52,7 @@ METHODS = {
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("data", help="directory made by prepare_pretraining.py")
+    parser.add_argument("data", help="directory made by pmlm prepare text")
     parser.add_argument("--path", required=True, help="checkpoint of --task pmlm or pmlm_variants")
     parser.add_argument("--out", required=True, metavar="FILE", help=".npz file to write")
     parser.add_argument("--spans", type=int, default=200, help="spans of each length to fill (default: %(default)s)")

@@ -1,19 +1,17 @@
-"""A model from Python: against plain forwards, whatever shares its batch; the README's examples; predict.py."""
+"""A model from Python: against plain forwards, whatever shares its batch; the README's examples; pmlm predict."""
 
 import dataclasses
 import doctest
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import call, pmlm
 from fairseq.data import Dictionary
 from reference import forward, logits
 from test_heads import segments
-from test_prepare import call
 
 from fairseq_pmlm import PMLMModel
 from fairseq_pmlm.conversion.export import export_checkpoint
@@ -296,7 +294,6 @@ def test_predict_refuses(place, options, tmp_path):
 
 @pytest.mark.slow
 def test_predict_as_a_command_ends_in_one_line(options, tmp_path):
-    command = [sys.executable, "scripts/predict.py", tmp_path / "none.txt", *options]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    done = pmlm("predict", tmp_path / "none.txt", *options, check=False)
     assert done.returncode == 1
     assert done.stderr.strip() == f"fairseq_pmlm: error: cannot read {tmp_path}/none.txt: No such file or directory"

@@ -1,4 +1,4 @@
-"""scripts/report.py: logs of all forms to one page, in which nothing runs."""
+"""pmlm report: logs of all forms to one page, in which nothing runs."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import report
-from commands import ROOT
-from test_scripts import one_error_line, script
+from commands import ROOT, call, pmlm
+from test_scripts import one_error_line
 
 from fairseq_pmlm.checkpoints.safe_load import torch_load
 from fairseq_pmlm.reporting import logs as training_logs
+from fairseq_pmlm.reporting import page as report
 from fairseq_pmlm.utils.errors import PMLMError
 
 EVIL = "<script>alert(1)</script><img src=x onerror='alert(2)'> \" & $x^2$ \u202e"
@@ -110,7 +110,7 @@ def test_nothing_in_a_page_runs_or_is_fetched(tmp_path):
     (folder / "generate.txt").write_text("\n".join(lines) + "\n")
     (folder / "scores.json").write_text(json.dumps({EVIL: {"mean": 17.3}}))
     (folder / "broken.json").write_text("{")
-    report.main([str(folder)])
+    call("report", folder)
     page = (folder / "report.html").read_text()
     parsed = Page(page)
     assert not {"script", "img", "iframe", "object", "embed", "link", "form", "a", "foreignobject"} & set(
@@ -237,12 +237,12 @@ def test_hydra_trains_by_a_yaml_file_and_the_report_reads_what_it_logs(work, tmp
     assert [round(event.value, 2) for event in events.Scalars("par_loss")] == [
         pytest.approx(value, abs=0.01) for _, value in log.curve("par_loss")
     ]
-    script("report.py", tmp_path)
+    pmlm("report", tmp_path)
     assert "AE and PAR" in (tmp_path / "report.html").read_text()
 
 
 def test_one_clear_line(tmp_path):
-    one_error_line(script("report.py", tmp_path / "none", check=False), "none: no such file or directory")
+    one_error_line(pmlm("report", tmp_path / "none", check=False), "none: no such file or directory")
 
 
 def test_numbers_left_out_are_counted(tmp_path, capsys):
