@@ -34,7 +34,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("data", metavar="DATA", help="directory made by pmlm prepare text")
     arguments.add_checkpoint_arguments(parser, "pmlm")
     parser.add_argument("--user-dir", metavar="DIR", help="where the task of the checkpoint is, if not fairseq_pmlm")
-    arguments.add_split_argument(parser, "measure on")
+    arguments.add_split_argument(parser, "part of the data to measure on")
     arguments.add_max_tokens_argument(parser, 8000, "slots of a batch")
     arguments.add_save_json_argument(parser, "the numbers, as JSON,")
     return parser.parse_args(argv)

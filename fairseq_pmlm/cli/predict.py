@@ -51,7 +51,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("input", metavar="INPUT", help="file with texts or questions, plain or .gz, or data directory")
     arguments.add_checkpoint_arguments(parser)
     arguments.add_data_argument(parser)
-    parser.add_argument("--split", help="part of INPUT to read, where that is a data directory (default: valid)")
+    arguments.add_split_argument(parser, "part of INPUT to read, where that is a data directory", default=None)
     arguments.add_max_tokens_argument(
         parser, None, f"tokens of a batch, with padding (default: {MAX_TOKENS}; of SQuAD: 32 windows)"
     )

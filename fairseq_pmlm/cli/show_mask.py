@@ -47,7 +47,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", default="mask.png", metavar="FILE", help="picture to write, .png or .svg (default: %(default)s)"
     )
-    arguments.add_split_argument(parser, "draw an example of")
+    arguments.add_split_argument(parser, "part of the data that the example comes from")
     parser.add_argument(
         "--index", type=int, help="number of the example in the split, from 0 (default: one with several steps)"
     )
