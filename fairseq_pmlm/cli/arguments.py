@@ -51,9 +51,9 @@ def add_vocab_from_argument(parser: ArgumentParser) -> None:
     )
 
 
-def add_split_argument(parser: ArgumentParser, verb: str) -> None:
-    """``--split``, the part of a data directory that is read."""
-    parser.add_argument("--split", default="valid", help=f"part of the data to {verb} (default: %(default)s)")
+def add_split_argument(parser: ArgumentParser, what: str, default: str | None = "valid") -> None:
+    """``--split``, the part of a data directory that is read; *what*: what for."""
+    parser.add_argument("--split", default=default, metavar="NAME", help=f"{what} (default: valid)")
 
 
 def add_max_tokens_argument(parser: ArgumentParser, default: int | None, what: str) -> None:

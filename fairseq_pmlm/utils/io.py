@@ -49,7 +49,7 @@ def clean_line(text: str, replaced: Optional[Counter] = None) -> str:
 
 @dataclass
 class Counts:
-    """What was read: the numbers that the prepare scripts report."""
+    """What was read: the numbers that the prepare commands report."""
 
     files: int = 0
     empty_files: int = 0
