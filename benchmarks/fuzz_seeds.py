@@ -21,7 +21,7 @@ from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
 from fairseq_pmlm.preparation import glue, pairs
 from fairseq_pmlm.preparation.squad import prepare
-from fairseq_pmlm.reporting import logs as training_logs
+from fairseq_pmlm.reporting import logs
 from fairseq_pmlm.scoring import hypotheses
 from fairseq_pmlm.squad import windows
 from fairseq_pmlm.squad.reader import SquadFile
@@ -351,7 +351,7 @@ def training_log(name):
     lines += [json.dumps({"epoch": 1, "valid_loss": "8.5", "valid_num_updates": "8"}), f"{date}WARNING | x | careful"]
 
     def read(folder):
-        log = training_logs.read(os.path.join(folder, "train.log"))
+        log = logs.read(os.path.join(folder, "train.log"))
         log.tokens()
         log.curve("loss")
 

@@ -48,7 +48,7 @@ def check_classified_texts() -> list[Patch]:
     """
     from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
-    from ..data import indexed as binarized
+    from ..data import indexed
 
     def wrap(original):
         def patched(self, split, combine=False, **kwargs):
@@ -57,7 +57,7 @@ def check_classified_texts() -> list[Patch]:
                 sides["label"] = self.label_dictionary
             for side, dictionary in sides.items():
                 labels = dictionary if side == "label" else None
-                binarized.check(f"{self.cfg.data}/{side}/{split}", len(dictionary), combine, labels)
+                indexed.check(f"{self.cfg.data}/{side}/{split}", len(dictionary), combine, labels)
             return original(self, split, combine=combine, **kwargs)
 
         return patched
