@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-import fairseq_pmlm  # noqa: F401  (before fairseq)
+import fairseq_pmlm.tasks  # noqa: F401  (before fairseq)
 
 # isort: split
 import numpy as np

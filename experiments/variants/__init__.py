@@ -21,7 +21,7 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
 
-import fairseq_pmlm  # noqa: F401
+import fairseq_pmlm.tasks  # noqa: F401
 from fairseq_pmlm.data import layout
 from fairseq_pmlm.data.layout import Slots
 from fairseq_pmlm.data.pretraining_dataset import PMLMDataset
