@@ -20,16 +20,17 @@ from fairseq.data import indexed_dataset
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
 from fairseq_pmlm.preparation import glue, pairs
+from fairseq_pmlm.preparation.squad import prepare
 from fairseq_pmlm.reporting import logs as training_logs
 from fairseq_pmlm.scoring import hypotheses
-from fairseq_pmlm.squad import preparation, windows
+from fairseq_pmlm.squad import windows
 from fairseq_pmlm.squad.reader import SquadFile
 from fairseq_pmlm.tasks.base import load_dictionary
 from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
 from fairseq_pmlm.tasks.pmlm_squad import PMLMSquadConfig, PMLMSquadTask
 from fairseq_pmlm.tokenizers import byte_bpe
 from fairseq_pmlm.tokenizers import files as tokenizer_files
-from fairseq_pmlm.tokenizers.sentencepiece import write_dictionary
+from fairseq_pmlm.tokenizers.symbols import write_dictionary
 from fairseq_pmlm.utils import io as text
 
 LETTERS = [chr(c) for c in range(ord("a"), ord("z") + 1)]
@@ -157,7 +158,7 @@ def squad_json(name):
 def wordpiece_folder(folder):
     with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8") as f:
         f.write("".join(f"{piece}\n" for piece in PIECES))
-    write_dictionary(os.path.join(folder, "dict.txt"), tokenizer_files.symbols(os.path.join(folder, "vocab.txt")))
+    write_dictionary(os.path.join(folder, "dict.txt"), tokenizer_files.load(os.path.join(folder, "vocab.txt")).symbols)
 
 
 @reader("squad.json to data-bin")
@@ -165,7 +166,7 @@ def squad_prepared(name):
     def read(folder):
         with tempfile.TemporaryDirectory() as out:
             limits = windows.Limits(40, 8, 16)
-            preparation.prepare({"train": os.path.join(folder, "a.json")}, folder, limits, out)
+            prepare({"train": os.path.join(folder, "a.json")}, folder, limits, out)
 
     files = folder_of(wordpiece_folder) | {"a.json": json.dumps(squad()).encode()}
     return Reader(name, files, ("a.json",), read, "json", 300)
@@ -201,7 +202,7 @@ def use_tokenizer(file):
     def read(folder):
         bpe = tokenizer_files.load(os.path.join(folder, file))
         bpe.decode(bpe.encode("The cats sat. [SEP] 안녕"))
-        bpe.encode_with_extents("The cats sat.")
+        bpe.encode_with_offsets("The cats sat.")
         tokenizer_files.fingerprint(os.path.join(folder, file))
 
     return read
@@ -323,7 +324,7 @@ def squad_data(name):
         with open(path, "w", encoding="utf-8") as f:
             json.dump(squad(), f)
         with tempfile.TemporaryDirectory() as out:
-            preparation.prepare({"valid": path}, folder, windows.Limits(40, 8, 16), out)
+            prepare({"valid": path}, folder, windows.Limits(40, 8, 16), out)
             for file in os.listdir(out):
                 os.replace(os.path.join(out, file), os.path.join(folder, file))
 

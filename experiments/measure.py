@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # variants
 import variants
 
 from fairseq_pmlm.cli.arguments import positive
-from fairseq_pmlm.data.pretraining_dataset import OBJECTIVES, PMLMDataset
+from fairseq_pmlm.data.collate import OBJECTIVES
+from fairseq_pmlm.data.pretraining_dataset import PMLMDataset
 from fairseq_pmlm.generation import infilling
 from fairseq_pmlm.generation.gaps import factorize
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook

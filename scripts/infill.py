@@ -29,9 +29,9 @@ import numpy as np
 import torch
 
 from fairseq_pmlm.cli.arguments import positive
-from fairseq_pmlm.data.pretraining_dataset import OBJECTIVES
+from fairseq_pmlm.data.collate import OBJECTIVES
 from fairseq_pmlm.generation import gaps, infilling
-from fairseq_pmlm.model.pmlm import PMLMModel
+from fairseq_pmlm.interface import PMLMModel
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 from fairseq_pmlm.utils.io import Counts, clean_line, keep_inputs, kind, read_lines, read_records, write_output
 

@@ -20,8 +20,8 @@ import torch
 from fairseq import checkpoint_utils, utils
 from tqdm import tqdm
 
+from fairseq_pmlm.data.collate import OBJECTIVES
 from fairseq_pmlm.data.indexed import unigram_entropy
-from fairseq_pmlm.data.pretraining_dataset import OBJECTIVES
 from fairseq_pmlm.tasks.pmlm import PMLMTask
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 from fairseq_pmlm.utils.io import write_json

@@ -24,9 +24,8 @@ from collections import Counter
 
 from fairseq_pmlm.cli import arguments
 from fairseq_pmlm.preparation import binarize, glue
-from fairseq_pmlm.tokenizers import dictionary as dict_files
-from fairseq_pmlm.tokenizers import files as tokenizer_files
-from fairseq_pmlm.tokenizers.sentencepiece import FAIRSEQ_SYMBOLS, MADE_UP
+from fairseq_pmlm.tokenizers.dictionary import load_vocabulary
+from fairseq_pmlm.tokenizers.symbols import FAIRSEQ_SYMBOLS, MADE_UP
 from fairseq_pmlm.utils import directories
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 from fairseq_pmlm.utils.io import Counts, write_text
@@ -178,15 +177,14 @@ def find_labels(args: argparse.Namespace, inputs, bpe) -> tuple[str, ...]:
 def main(argv=None) -> None:
     install_excepthook()
     args = parse_arguments(argv)
-    dictionary, model = dict_files.find_vocabulary(args.vocab_from)
-    bpe = tokenizer_files.load(model)
+    dictionary, bpe = load_vocabulary(args.vocab_from)
     inputs = find_inputs(args)
     labels = find_labels(args, inputs, bpe)
     readers = {split: Reader(split, path, table, args, bpe) for split, (path, table) in inputs.items()}
     pairs = len(inputs["train"][1].texts) > 1
     with directories.building(args.destdir, args.overwrite, OURS) as folder:
         shutil.copyfile(dictionary, os.path.join(folder, "dict.txt"))
-        model = tokenizer_files.copy(model, folder)
+        model = bpe.save(folder)
         for reader in readers.values():  # all of them before the long part, so that errors come early
             reader.write(folder, labels)
         labelled = {split: reader for split, reader in readers.items() if reader.labelled}
@@ -228,35 +226,32 @@ def binarize_sides(args, folder: str, model: str, readers, labels: tuple[str, ..
     for side in (*sides, "label"):
         target = os.path.join(folder, side)
         encoded = os.path.join(target, binarize.ENCODED)
-        os.makedirs(encoded)
+        binarized = side != "label" or labels  # else numbers, which fairseq reads as text
+        os.makedirs(encoded if args.keep_encoded and binarized else target)
         symbols = os.path.join(target, "dict.txt")
         if side != "label":
-            shutil.copyfile(os.path.join(folder, "dict.txt"), symbols)
+            binarize.copy_dictionary(os.path.join(folder, "dict.txt"), symbols)
         elif labels:
             write_text(symbols, "".join(f"{label} {readers['train'].labels[label]}\n" for label in labels))
-        expected = {}
         for split, reader in readers.items():
-            source, path = os.path.join(folder, f"{split}.{side}.txt"), os.path.join(encoded, split)
+            source, prefix = os.path.join(folder, f"{split}.{side}.txt"), os.path.join(target, split)
+            text = os.path.join(encoded, split) if args.keep_encoded else None
+            if not binarized:
+                shutil.move(source, f"{prefix}.label")
+                continue
             if side != "label":
-                expected[split] = results[split, side] = binarize.encode_file(
-                    source, path, model, args.workers, reader.records, f"encoding {split}.{side}"
+                results[split, side] = binarize.write_lines(
+                    [source], prefix, model, args.workers, reader.records, f"encoding {split}.{side}", text
                 )
-                os.remove(source)
-            elif labels:
-                shutil.move(source, path)
-                expected[split] = binarize.Encoded(lines=reader.records, tokens=reader.records)
-            else:  # numbers, which fairseq reads as text
-                shutil.move(source, os.path.join(target, f"{split}.label"))
-        if expected:
+            else:
+                binarize.write_labels(source, prefix, labels, reader.records, text)
+            os.remove(source)
+        if binarized:
             options = ["--only-source", "--srcdict", "dict.txt", f"--trainpref={binarize.ENCODED}/train"]
             for name in ("valid", "test"):
-                there = [split for split in expected if split.startswith(name)]
-                options += (
-                    [f"--{name}pref={','.join(f'{binarize.ENCODED}/{split}' for split in there)}"] if there else []
-                )
-            binarize.run_preprocess(target, os.path.join(args.destdir, side), options, args.workers, expected)
-        if not args.keep_encoded or not expected:
-            shutil.rmtree(encoded)
+                there = ",".join(f"{binarize.ENCODED}/{split}" for split in readers if split.startswith(name))
+                options += [f"--{name}pref={there}"] if there else []
+            binarize.print_command(os.path.join(args.destdir, side), options, args.workers, args.keep_encoded)
     return results
 
 

@@ -21,7 +21,8 @@ from fairseq.data import ListDataset, data_utils
 
 from fairseq_pmlm.data import layout
 from fairseq_pmlm.data.blocks import TextBlocks
-from fairseq_pmlm.data.pretraining_dataset import OBJECTIVES, PMLMDataset
+from fairseq_pmlm.data.collate import OBJECTIVES
+from fairseq_pmlm.data.pretraining_dataset import PMLMDataset
 from fairseq_pmlm.tasks.base import load_dictionary
 from fairseq_pmlm.tokenizers import files as tokenizer_files
 from fairseq_pmlm.utils.errors import PMLMError

@@ -12,7 +12,7 @@ import pytest  # noqa: E402
 import sentencepiece  # noqa: E402
 from commands import WORDS, command, finetune, pretrain, sentences  # noqa: E402
 
-import fairseq_pmlm  # noqa: E402, F401
+import fairseq_pmlm.tasks  # noqa: E402, F401
 
 
 @pytest.fixture(scope="session")

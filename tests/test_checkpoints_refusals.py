@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from fairseq_pmlm.checkpoints.architecture import OPTIONS, flags, stored_options
 from fairseq_pmlm.conversion.importing import import_checkpoint
-from fairseq_pmlm.model.config import ARCHITECTURES, PMLMConfig, architecture
+from fairseq_pmlm.model.config import ARCHITECTURES, PMLMConfig
+from fairseq_pmlm.tasks.model import architecture
 from fairseq_pmlm.utils.errors import PMLMError
 
 

@@ -1,14 +1,15 @@
 """From SQuAD's JSON to predictions through the scripts and fairseq's commands, as a user types them."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
 from commands import OPTIMIZER, SMALL, USER_DIR, WORDS, command, load, logged
 
-from fairseq_pmlm.tokenizers import wordpiece
-from fairseq_pmlm.tokenizers.sentencepiece import write_dictionary
+from fairseq_pmlm.tokenizers.symbols import write_dictionary
+from fairseq_pmlm.tokenizers.wordpiece import SPECIAL_PIECES, Settings, WordPiece
 from fairseq_pmlm.utils.errors import PMLMError
 
 TASK = ["--task", "pmlm_squad", "--criterion", "pmlm_squad", "--arch", "pmlm_tiny", *SMALL]
@@ -37,13 +38,14 @@ def folder(tmp_path_factory, work):
 
     folder = tmp_path_factory.mktemp("squad")
     (folder / "vocabulary").mkdir()
-    vocabulary = folder / "vocabulary" / "vocab.txt"
-    wordpiece.write_vocabulary(str(vocabulary), [*wordpiece.SPECIAL_PIECES, *WORDS], wordpiece.Settings(True))
+    vocabulary = WordPiece([*SPECIAL_PIECES, *WORDS], Settings(True)).save(str(folder / "vocabulary"))
     write_dictionary(str(folder / "vocabulary" / "dict.txt"), WORDS)
     for name, count in (("train", 120), ("valid", 37)):
         (folder / f"{name}.json").write_text(questions(count, len(name)))
     files = [f"--train={folder}/train.json", f"--valid={folder}/valid.json"]
-    prepare_squad.main([*files, "--vocab-from", str(vocabulary.parent), "--destdir", str(folder / "data"), *LIMITS])
+    prepare_squad.main(
+        [*files, "--vocab-from", os.path.dirname(vocabulary), "--destdir", str(folder / "data"), *LIMITS]
+    )
     return folder
 
 

@@ -16,7 +16,7 @@ from fairseq_pmlm.data.masking import Mask
 from fairseq_pmlm.generation import gaps
 from fairseq_pmlm.generation.infilling import Gapped, best_combinations, infill, score
 from fairseq_pmlm.tokenizers import files as tokenizer_files
-from fairseq_pmlm.tokenizers.sentencepiece import write_dictionary
+from fairseq_pmlm.tokenizers.symbols import write_dictionary
 from fairseq_pmlm.utils.errors import PMLMError
 
 RELATIVE = pytest.mark.parametrize("relative", [False, True])
@@ -207,7 +207,7 @@ def tokenizer(request, tmp_path_factory, place):  # noqa: F811
         )  # fmt: skip
     path = tokenizer_files.find(str(folder))
     if not (folder / "dict.txt").exists():
-        write_dictionary(str(folder / "dict.txt"), tokenizer_files.symbols(path))
+        write_dictionary(str(folder / "dict.txt"), tokenizer_files.load(path).symbols)
     return tokenizer_files.load(path), Dictionary.load(str(folder / "dict.txt"))
 
 

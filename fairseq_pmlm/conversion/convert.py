@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..tokenizers.sentencepiece import FAIRSEQ_SYMBOLS
+from ..tokenizers.symbols import FAIRSEQ_SYMBOLS
 from ..utils.errors import PMLMError
 from . import names
 from .config import Config, model_options, table_size

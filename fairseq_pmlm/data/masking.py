@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..tokenizers.symbols import SPECIAL
+
 MIN_NGRAM = 2  # a block that is not a single token holds 2..6 of them (paper, section 4.1)
 MAX_NGRAM = 6
 
@@ -123,7 +125,6 @@ def corrupt(
 
 def ordinary_types(dictionary) -> np.ndarray:
     """int64 (types,): indices of the symbols that text can hold: neither special nor ``madeupword`` padding."""
-    special = {"<s>", "<pad>", "</s>", "<unk>", "<mask>", "<pseudo>"}
     return np.array(
-        [i for i, s in enumerate(dictionary.symbols) if s not in special and not s.startswith("madeupword")], np.int64
+        [i for i, s in enumerate(dictionary.symbols) if s not in SPECIAL and not s.startswith("madeupword")], np.int64
     )

@@ -58,7 +58,7 @@ def encode(text: str, bpe, dictionary, where: str) -> tuple[np.ndarray, list[ran
     """
     parts, sizes = cut(text, where)
     starts = (np.cumsum([len(part) for part in parts[:-1]]) + np.arange(len(sizes))).tolist()
-    symbols, extents = bpe.encode_with_extents(STAND_IN.join(parts))
+    symbols, extents = bpe.encode_with_offsets(STAND_IN.join(parts))
     tokens, gaps, blank = ["<s>"], [], False
     for symbol, (begin, end) in zip(symbols, extents.tolist(), strict=True):
         inside = [gap for gap, start in enumerate(starts) if begin <= start < end]
@@ -99,7 +99,7 @@ def encode_filled(text: str, fillers: Sequence[str], bpe, dictionary, where: str
     for filler, part in zip(fillers, parts[1:], strict=True):
         bounds.append((len(whole), len(whole) + len(filler)))
         whole += filler + part
-    symbols, extents = bpe.encode_with_extents(whole)
+    symbols, extents = bpe.encode_with_offsets(whole)
     begins, ends = extents[:, 0], extents[:, 1]
     found = []
     for filler, (start, stop) in zip(fillers, bounds, strict=True):

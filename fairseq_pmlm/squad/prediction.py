@@ -11,6 +11,7 @@ import torch
 from fairseq import utils
 from tqdm import tqdm
 
+from ..model.pmlm import Predict
 from ..scoring.squad import EVEN, SquadScores, score_squad
 from ..utils.errors import PMLMError
 from ..utils.io import read_json
@@ -77,7 +78,7 @@ def predict(
     with tqdm(total=len(dataset), desc="answering", unit=" windows", disable=None) as bar:
         for sample in iterator:
             sample = utils.move_to_cuda(sample) if cuda else sample
-            logits, _ = model(**sample["net_input"], spans=True)
+            logits, _ = model(Predict(head="span_head"), **sample["net_input"])
             for window in dataset.decode(sample, logits, longest, count):
                 found[window.question].append(window)
             bar.update(len(logits))

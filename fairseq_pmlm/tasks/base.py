@@ -15,9 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 from ..checkpoints import context
 from ..data import indexed as binarized
 from ..model.config import ARCHITECTURES
-from ..model.pmlm import PMLMModel
+from ..model.pmlm import PMLM
 from ..tokenizers import files as tokenizer_files
 from ..utils.errors import PMLMError, describe, first_line
+from .encoders import ENCODERS
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class PMLMBaseTask(FairseqTask):
         except OmegaConfBaseException as error:  # a value of another type, which argparse would not have let through
             where = context.current().where if from_checkpoint else "the options of the model"
             raise PMLMError(f"{where}: {first_line(error)}") from error
-        if not isinstance(model, PMLMModel):
+        if not isinstance(model, PMLM):
             raise PMLMError(f"--arch {cfg._name} is not a PMLM; give one of {', '.join(ARCHITECTURES)}")
         if from_checkpoint and self.cfg.bf16 is True:  # fairseq looks at --fp16 alone
             if self.cfg.fp16 is True:
@@ -93,16 +94,15 @@ class PMLMBaseTask(FairseqTask):
         """
         beside = tokenizer_files.find(self.cfg.data)
         name = args._name if OmegaConf.is_config(args) else args
-        ours = {bpe: (option, kind) for kind, (bpe, _, option) in tokenizer_files.KINDS.items()}
-        if name is not None and name not in ours:
+        if name is not None and name not in ENCODERS:
             return super().build_bpe(args)
-        option, kind = ours.get(name, (None, None))
+        kind, option = ENCODERS.get(name, (None, None))
         given = None
         if option and OmegaConf.is_config(args) and option in args:  # "in" is False where it is missing ("???")
             given = args[option]
         if given and beside and os.path.isfile(given):
-            same = kind == os.path.basename(beside)
-            if not same or tokenizer_files.fingerprint(given, kind) != tokenizer_files.fingerprint(beside):
+            same = kind.file_name == os.path.basename(beside)
+            if not same or kind.fingerprint_file(given) != kind.fingerprint_file(beside):
                 option = option.replace("_", "-")
                 raise PMLMError(f"--{option} {given} is not the tokenizer that the data was prepared with, {beside}")
         if given or (name and not beside):

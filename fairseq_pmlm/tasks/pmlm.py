@@ -11,7 +11,8 @@ from fairseq.tasks.language_modeling import SAMPLE_BREAK_MODE_CHOICES
 from omegaconf import II, MISSING
 
 from ..data.blocks import TextBlocks
-from ..data.pretraining_dataset import OBJECTIVES, PMLMDataset
+from ..data.collate import OBJECTIVES
+from ..data.pretraining_dataset import PMLMDataset
 from ..utils.errors import PMLMError
 from .base import PMLMBaseConfig, PMLMBaseTask, load_dictionary
 

@@ -17,11 +17,11 @@ from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
 from ..data.pair_dataset import Corruption, CutDataset, PseudoMaskedPairDataset
-from ..generation.search import check_options
-from ..generation.sequence_generator import EARLY_STOPS, LENGTH_PENALTIES, Generator
+from ..generation.sequence_generator import EARLY_STOPS, LENGTH_PENALTIES, SUPPRESSED, find_symbols
 from ..model.config import seq2seq_limits
 from ..utils.errors import PMLMError
 from .base import MissingDataError, PMLMBaseConfig, PMLMBaseTask, load_dictionary
+from .generator import Generator, check_options
 
 logger = logging.getLogger(__name__)
 
@@ -220,29 +220,14 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         check_options(args, len(self.dictionary))
         if self.cfg.no_repeat_ngram_ignore and not getattr(args, "no_repeat_ngram_size", 0):
             raise PMLMError("--no-repeat-ngram-ignore belongs to --no-repeat-ngram-size, which is not given")
-        # Suppressed in the generator: they have probabilities like any other symbol, and are never chosen.
-        kwargs = {"tokens_to_suppress": ("<s>", "<mask>", "<pseudo>")}
+        kwargs = {"tokens_to_suppress": SUPPRESSED}
         if seq_gen_cls is None:
             seq_gen_cls = Generator
             kwargs["length_penalty_type"] = self.cfg.length_penalty_type
             kwargs["early_stop"] = self.cfg.early_stop
-            kwargs["no_repeat_ngram_ignore"] = self.find_symbols(self.cfg.no_repeat_ngram_ignore)
+            kwargs["no_repeat_ngram_ignore"] = find_symbols(self.dictionary, self.cfg.no_repeat_ngram_ignore)
         kwargs |= extra_gen_cls_kwargs or {}
         return super().build_generator(models, args, seq_gen_cls, kwargs, prefix_allowed_tokens_fn)
-
-    def find_symbols(self, words: Optional[str]) -> tuple[int, ...]:
-        """Indices of the symbols that stand for *words*, within a word or at its beginning.
-
-        Raises:
-            PMLMError: the dictionary has none for one of them.
-        """
-        found = []
-        for word in (words or "").split():
-            symbols = [symbol for symbol in (word, f"\u2581{word}", f"\u0120{word}") if symbol in self.dictionary]
-            if not symbols:
-                raise PMLMError(f"--no-repeat-ngram-ignore {word!r}: no symbol of the dictionary")
-            found += [self.dictionary.index(symbol) for symbol in symbols]
-        return tuple(found)
 
     def max_positions(self):
         return self.limits

@@ -1,50 +1,80 @@
-"""A trained model from Python: ``PMLMModel.from_pretrained(dir)``, with the methods that fairseq's hub interfaces have.
+"""A trained model in Python, without fairseq: texts in, texts, classes and features out.
+
+from fairseq_pmlm import PMLMModel
 
 model = PMLMModel.from_pretrained("checkpoints/reviews", data_name_or_path="data-bin/reviews")
 model.extract_features(model.encode("A text."))
 """
 
 import contextlib
+import logging
 import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from typing import Iterable, Optional, Sequence, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 import torch
-from fairseq import checkpoint_utils, utils
-from fairseq.data import data_utils
-from fairseq.dataclass.configs import GenerationConfig
-from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from ..data.masking import ordinary_types
-from ..tasks.base import load_dictionary
-from ..tasks.pmlm_seq2seq import PMLMSeq2SeqConfig, PMLMSeq2SeqTask
-from ..tokenizers import files as tokenizer_files
-from ..utils.batching import batches
-from ..utils.errors import PMLMError
-from .kernels.linear import PackableLinear
+from .data.cutting import cut, first_part
+from .data.masking import ordinary_types
+from .generation import gaps, infilling
+from .generation.sequence_generator import SearchOptions, SequenceGenerator, find_symbols
+from .model import loading
+from .model.batch_layout import text_slots
+from .model.config import seq2seq_limits
+from .model.heads import ClassificationHead
+from .model.pmlm import HIDDEN, PMLM, Predict
+from .tokenizers import files as tokenizer_files
+from .tokenizers.base import Tokenizer
+from .tokenizers.dictionary import Dictionary, load_dictionary
+from .utils.batching import batches
+from .utils.errors import PMLMError
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
 ARCHIVE = re.compile(r"\.(tar|tgz|zip|gz|bz2|xz)$")
-SEARCH = ("length_penalty_type", "early_stop", "no_repeat_ngram_ignore")  # options that belong to the task
 
 Texts = Union[str, tuple[str, str]]  # a text, or a pair
+Tokens = Union[Tensor, Sequence[Tensor]]
 
 
-def load(folder: str, checkpoint_file: Optional[str] = None, data: Optional[str] = None) -> "PMLMHubInterface":
-    """Load a checkpoint for use; see :meth:`fairseq_pmlm.model.pmlm.PMLMModel.from_pretrained`.
+class PMLMModel(PMLM):
+    """The model, with the way to a trained one that users of fairseq know."""
 
-    Args:
-        folder: directory with the checkpoint.
-        checkpoint_file: its name there (default: the first that exists of :data:`CHECKPOINTS`).
-        data: directory with dict.txt and the tokenizer file (default: *folder*).
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str,
+        checkpoint_file: Optional[str] = None,
+        data_name_or_path: Optional[str] = None,
+    ) -> "PMLMInterface":
+        """A trained model with its tokenizer, to be used from Python.
+
+        Args:
+            model_name_or_path: directory with the checkpoint; nothing is downloaded or unpacked.
+            checkpoint_file: its name there (default: the first that exists of model.pt, checkpoint_best.pt and
+                checkpoint_last.pt).
+            data_name_or_path: directory with dict.txt and the tokenizer file (default: that of the checkpoint).
+
+        Raises:
+            PMLMError: see :func:`from_pretrained`.
+        """
+        return from_pretrained(model_name_or_path, checkpoint_file, data_name_or_path)
+
+
+def from_pretrained(folder: str, checkpoint_file: Optional[str] = None, data: Optional[str] = None) -> "PMLMInterface":
+    """Load a checkpoint for use; see :meth:`PMLMModel.from_pretrained`.
 
     Raises:
         PMLMError: *folder* is no local directory, something is missing in it, or the files do not belong together.
     """
+    folder = os.fspath(folder)
     if "://" in folder or ARCHIVE.search(folder):
         raise PMLMError(f"{folder}: only a local directory can be loaded, no address and no archive; unpack it first")
     if not os.path.isdir(folder):
@@ -55,45 +85,51 @@ def load(folder: str, checkpoint_file: Optional[str] = None, data: Optional[str]
         if checkpoint_file and os.path.isdir(os.path.join(folder, checkpoint_file)):
             raise PMLMError(f"{os.path.join(folder, checkpoint_file)} is a directory; give a checkpoint in it")
         raise PMLMError(f"{folder}: there is no {' or '.join(names)}")
-    data = folder if data is None else data
+    data = folder if data is None else os.fspath(data)
     dictionary = load_dictionary(data)
     tokenizer = tokenizer_files.find(data)
     if tokenizer is None:
         raise PMLMError(f"{data}: there is no {' or '.join(tokenizer_files.KINDS)} beside dict.txt")
-    # Of the tasks, the one that says how to generate; heads come from the checkpoint, whatever task has made them.
-    task = PMLMSeq2SeqTask(PMLMSeq2SeqConfig(data=data, seed=1, fp16=False, bf16=False), dictionary)
-    state = checkpoint_utils.load_checkpoint_to_cpu(path)
-    if not state.get("model") or not (state.get("cfg") or {}).get("model"):
-        raise PMLMError(f"checkpoint {path} does not hold a fairseq_pmlm model")
-    model = task.build_model(state["cfg"]["model"], from_checkpoint=True)
-    model.load_state_dict(state["model"], strict=True)
-    for module in model.modules():
-        if isinstance(module, PackableLinear):
-            module.make_generation_fast_()
-    interface = PMLMHubInterface(task, model, tokenizer_files.load(tokenizer)).eval()
-    interface.trained_for = dict(state["cfg"].get("task") or {})
-    return interface
+    model, task = loading.load(path, dictionary, tokenizer, PMLMModel)
+    return PMLMInterface(model, tokenizer_files.load(tokenizer), task).eval()
 
 
-class PMLMHubInterface(nn.Module):
+class Filled(NamedTuple):
+    """A text whose gaps are filled.
+
+    text: the whole text.
+    spans: what fills each gap.
+    logprob: of all that was filled in, in nats.
+    """
+
+    text: str
+    spans: list[str]
+    logprob: float
+
+
+class PMLMInterface(nn.Module):
     """A model with its dictionary and tokenizer; nothing here records gradients.
 
     Args:
-        task: a ``pmlm_seq2seq`` task that has built the model.
-        model: the :class:`~fairseq_pmlm.model.pmlm.PMLMModel`.
+        model: in evaluation mode.
         bpe: the tokenizer.
+        trained_for: the options of the task that the model was trained for; "_name" is its name.
     """
 
-    def __init__(self, task: PMLMSeq2SeqTask, model, bpe):
+    def __init__(self, model: PMLM, bpe: Tokenizer, trained_for: Optional[dict[str, Any]] = None):
         super().__init__()
-        self.task, self.model, self.bpe = task, model, bpe
-        self.dictionary = task.source_dictionary
-        self.trained_for: dict = {}  # the options of the task that the checkpoint comes from; "_name" is its name
+        self.model, self.bpe = model, bpe
+        self.trained_for = trained_for or {}
+
+    @property
+    def dictionary(self) -> Dictionary:
+        """Of the model."""
+        return self.model.dictionary
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.model.output_layer.bias.device
+        return self.model.device
 
     def encode(self, text: str, *more: str) -> Tensor:
         """``<s> text </s>``, and what *more* there is, each ending in </s>, as int64 (length,)."""
@@ -136,12 +172,10 @@ class PMLMHubInterface(nn.Module):
         longest, limit = max(map(len, lines)), self.model.cfg.max_positions
         if longest > limit:
             raise PMLMError(f"a text of {longest} tokens is longer than the model's {limit} positions; cut it")
-        return data_utils.collate_tokens(list(lines), self.dictionary.pad()).to(self.device)
+        return pad_sequence(list(lines), batch_first=True, padding_value=self.dictionary.pad()).to(self.device)
 
     @torch.no_grad()
-    def extract_features(
-        self, tokens: Union[Tensor, Sequence[Tensor]], return_all_hiddens: bool = False
-    ) -> Union[Tensor, list[Tensor]]:
+    def extract_features(self, tokens: Tokens, return_all_hiddens: bool = False) -> Union[Tensor, list[Tensor]]:
         """Hidden states of the last layer, (batch, length, dim).
 
         Args:
@@ -155,10 +189,14 @@ class PMLMHubInterface(nn.Module):
                 for module in (backbone.dropout, *backbone.layers):
                     handle = module.register_forward_hook(lambda module, inputs, output: states.append(output))
                     stack.callback(handle.remove)
-            features, _ = self.model(src_tokens=batch, features_only=True)
+            features = self.model(self.slots(batch), HIDDEN)
         return states if return_all_hiddens else features
 
-    def find_head(self, name: str) -> nn.Module:
+    def slots(self, batch: Tensor, first_only: bool = False) -> dict[str, Any]:
+        """Slots of texts, int64 (texts, longest), padded; see :func:`text_slots`."""
+        return text_slots(batch, self.dictionary.eos(), self.model.cfg.num_segments, first_only)
+
+    def find_head(self, name: str) -> ClassificationHead:
         """The classification head *name*.
 
         Raises:
@@ -171,7 +209,7 @@ class PMLMHubInterface(nn.Module):
         return heads[name]
 
     @torch.no_grad()
-    def predict(self, head: str, tokens: Union[Tensor, Sequence[Tensor]], return_logits: bool = False) -> Tensor:
+    def predict(self, head: str, tokens: Tokens, return_logits: bool = False) -> Tensor:
         """What a classification head says: log-probabilities (batch, classes); for regression, numbers (batch, 1).
 
         Args:
@@ -181,7 +219,7 @@ class PMLMHubInterface(nn.Module):
         """
         self.find_head(head)
         batch = self.collate([tokens] if isinstance(tokens, Tensor) and tokens.dim() == 1 else tokens)
-        logits, _ = self.model(src_tokens=batch, classification_head_name=head)
+        logits = self.model(self.slots(batch, first_only=True), Predict(head=f"classification_heads.{head}"))
         numbers = logits.size(-1) == 1
         return logits if return_logits or numbers else torch.log_softmax(logits.float(), dim=-1)
 
@@ -241,9 +279,53 @@ class PMLMHubInterface(nn.Module):
             found.append((self.decode(line), probabilities[index].item(), self.dictionary[index]))
         return found
 
+    def infill(
+        self,
+        text: str,
+        beam: int = 5,
+        nbest: int = 1,
+        steps: str = "token",
+        order: str = "left-to-right",
+        seed: int = 1,
+    ) -> list[Filled]:
+        """The best ways to fill the gaps of a text, of a model trained with ``--task pmlm``; the best one first.
+
+        Args:
+            text: with gaps: ``<mask>`` for one token, ``<mask:3>`` for three.
+            beam: width of the search.
+            nbest: how many to return, at most *beam*.
+            steps: what is predicted at once: a ``token``, a ``span``, or ``all``; ``ae``: all, by autoencoding.
+            order: of the steps: ``left-to-right``, ``right-to-left``, or ``random``.
+            seed: of the random order.
+
+        Raises:
+            PMLMError: no gap, a text that is too long, or an option that is not one of these.
+        """
+        if steps not in (*gaps.UNITS, "ae") or order not in gaps.ORDERS:
+            raise PMLMError(
+                f"infill() takes steps {', '.join(gaps.UNITS)} or ae, and order {', '.join(gaps.ORDERS)}, not "
+                f"{steps!r} and {order!r}"
+            )
+        tokens, places = gaps.encode(text, self.bpe, self.dictionary, "infill()")
+        if len(tokens) > self.model.cfg.max_positions:
+            raise PMLMError(f"infill(): {len(tokens)} tokens; the model has {self.model.cfg.max_positions} positions")
+        unit = "all" if steps == "ae" else steps
+        mask = gaps.factorize(places, unit, order, np.random.default_rng(seed))
+        gapped = infilling.Gapped(tokens, np.zeros_like(tokens), mask)
+        (found,) = infilling.infill(self.model, [gapped], beam, autoencoding=steps == "ae")
+        return [self.describe_filling(gapped, places, filling) for filling in found[:nbest]]
+
+    def describe_filling(self, gapped: infilling.Gapped, places: Sequence[range], filling: infilling.Filling) -> Filled:
+        """A filling as text; *places* are those of each gap."""
+        tokens = gapped.tokens.copy()
+        tokens[gapped.mask.positions] = filling.tokens
+        symbols = [self.dictionary[token] for token in tokens.tolist()]
+        spans = [self.bpe.decode(" ".join(symbols[gap.start : gap.stop])).strip() for gap in places]
+        return Filled(self.bpe.decode(" ".join(symbols[1:-1])), spans, float(filling.logprobs.sum()))
+
     @torch.no_grad()
     def generate(
-        self, sources: Union[str, Sequence[str]], beam: int = 5, batch_size: int = 32, **options
+        self, sources: Union[str, Sequence[str]], beam: int = 5, batch_size: int = 32, **options: Any
     ) -> Union[str, list[str]]:
         """The best target of each source, of a model fine-tuned with ``--task pmlm_seq2seq``.
 
@@ -251,40 +333,59 @@ class PMLMHubInterface(nn.Module):
             sources: texts; or one of them, for one result.
             beam: width of the search.
             batch_size: sources of a batch.
-            options: of ``fairseq-generate``, such as ``max_len_b=48, no_repeat_ngram_size=3``, and of the task.
+            options: those of :class:`~fairseq_pmlm.generation.sequence_generator.SearchOptions`, which
+                ``fairseq-generate`` has as well, such as ``max_len_b=48, no_repeat_ngram_size=3``;
+                ``no_repeat_ngram_ignore`` is words or signs, separated by spaces.
 
         Raises:
             PMLMError: no such option; a source is too long, and the model does not say what to cut.
         """
         if isinstance(sources, str):
             return self.generate([sources], beam, batch_size, **options)[0]
-        known = {field.name for field in fields(GenerationConfig)}
+        known = {field.name for field in fields(SearchOptions)}
         for name in options:
-            if name not in known and name not in SEARCH:
-                raise PMLMError(f"generate() has no option {name!r}")
-        args = OmegaConf.structured(GenerationConfig(beam=beam))
-        previous = {name: getattr(self.task.cfg, name) for name in SEARCH}
-        for name, value in options.items():
-            setattr(self.task.cfg if name in SEARCH else args, name, value)
-        try:
-            generator = self.task.build_generator([self.model], args)
-        finally:
-            for name, value in previous.items():
-                setattr(self.task.cfg, name, value)
-        lines = [
-            self.dictionary.encode_line(self.bpe.encode(source), append_eos=True, add_if_not_exist=False).long()
-            for source in sources
-        ]
+            if name not in known:
+                raise PMLMError(f"generate() has no option {name!r}; it has {', '.join(sorted(known))}")
+        if "no_repeat_ngram_ignore" in options:
+            options["no_repeat_ngram_ignore"] = find_symbols(self.dictionary, options["no_repeat_ngram_ignore"])
+        generator = SequenceGenerator([self.model], SearchOptions(beam=beam, **options))
+        lines = self.encode_sources(sources)
         results = [""] * len(lines)
         ignored = {self.dictionary.eos(), self.dictionary.pad()}
         order = np.argsort([-len(line) for line in lines], kind="stable").tolist()
         for rows in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
-            batch = [lines[i] for i in rows]
-            dataset = self.task.build_dataset_for_inference(batch, [len(line) for line in batch])
-            sample = dataset.collater([dataset[i] for i in range(len(rows))])
-            sample = utils.apply_to_sample(lambda tensor: tensor.to(self.device), sample)
-            found = self.task.inference_step(generator, [self.model], sample)
-            for place, hypotheses in zip(sample["id"].tolist(), found, strict=True):
+            batch = pad_sequence([lines[i] for i in rows], batch_first=True, padding_value=self.dictionary.pad())
+            lengths = torch.tensor([len(lines[i]) for i in rows], device=self.device)
+            for row, hypotheses in zip(rows, generator.generate(batch.to(self.device), lengths), strict=True):
                 symbols = (self.dictionary[t] for t in hypotheses[0]["tokens"].tolist() if t not in ignored)
-                results[rows[place]] = self.bpe.decode(" ".join(symbols))
+                results[row] = self.bpe.decode(" ".join(symbols))
         return results
+
+    def encode_sources(self, sources: Sequence[str]) -> list[Tensor]:
+        """``<s> source </s>`` of each, int64 (length,), cut as the model's options say.
+
+        Raises:
+            PMLMError: one is too long, and they do not say what to cut.
+        """
+        limit, keep = seq2seq_limits(self.model.cfg)[0], str(self.model.cfg.cut_source)
+        lines = [self.encode(source) for source in sources]
+        long = [i for i, line in enumerate(lines) if len(line) > limit]
+        if not long:
+            return lines
+        count = f"{len(long):,} of {len(lines):,} sources are longer than --max-source-positions {limit}"
+        if keep == "none":
+            raise PMLMError(
+                f"{count} (the first is number {long[0] + 1}, the longest has {max(map(len, lines))} tokens), and the "
+                "model was not told which part of such a source to keep; cut them"
+            )
+        logger.warning(f"{count}: cut to their {keep}")
+        eos = self.dictionary.eos()
+        full = [i for i in long if first_part(lines[i][1:], eos) > limit - 3]
+        if full:
+            raise PMLMError(
+                f"{len(full):,} sources, number {full[0] + 1} first, have a first part that leaves nothing of {limit} "
+                "tokens for the second; cut them"
+            )
+        for i in long:
+            lines[i] = torch.cat([lines[i][:1], cut(lines[i][1:], limit - 1, keep, eos)])
+        return lines
