@@ -25,7 +25,7 @@ import sys
 import time
 from unittest import mock
 
-import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+import fairseq_pmlm.tasks  # noqa: F401  (before fairseq, whose imports it keeps quiet)
 
 # isort: split
 import torch
@@ -34,8 +34,7 @@ from peers import describe_machine, dictionary, draw_ratios, print_ratios
 from torch import nn
 from training import blocks_of_text, build_pmlm, densely, pmlm_losses, training
 
-from fairseq_pmlm.model import attention
-from fairseq_pmlm.model import transformer as backbone
+from fairseq_pmlm.model import attention, transformer
 from fairseq_pmlm.model.kernels import linear, projection_loss
 from fairseq_pmlm.model.kernels.dropout import Dropout
 
@@ -62,7 +61,7 @@ def masks_for_each_layer(model):
     def forward(tokens, positions, segments, steps, context_length, queries, context_queries):
         x = net.embed(tokens, positions, segments)
         for layer in net.layers:
-            seen = backbone.visibility(
+            seen = transformer.visibility(
                 tokens.eq(net.padding_idx), positions, steps, context_length, net.relative_bias, x.dtype
             )
             last = (queries, context_queries) if layer is net.layers[-1] else ()
@@ -77,7 +76,7 @@ def whole_last_layer(model):
 
     def forward(tokens, positions, segments, steps, context_length, queries, context_queries):
         x = original(tokens, positions, segments, steps, context_length)
-        return attention.gather_slots(x, queries)
+        return attention.select_slots(x, queries)
 
     return replace((model.backbone, "forward", forward))
 
@@ -92,7 +91,7 @@ def scores_of_all_slots(model):
         selected[:] = [(first + queries).flatten()]
         x = original(tokens, positions, segments, steps, context_length)
         selected.append(x.flatten(0, 1))
-        return attention.gather_slots(x, queries)
+        return attention.select_slots(x, queries)
 
     def loss(x, target, distribution, chunk):
         rows, everything = selected
@@ -102,9 +101,9 @@ def scores_of_all_slots(model):
     wanted = []
     call = model.forward
 
-    def remember(**arguments):
-        wanted[:] = [arguments["wanted"]]
-        return call(**arguments)
+    def remember(predict, **net_input):
+        wanted[:] = [net_input["select"]]
+        return call(predict, **net_input)
 
     return replace(
         (model.backbone, "forward", forward), (model.output_layer, "loss", loss), (model, "forward", remember)

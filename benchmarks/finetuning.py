@@ -3,7 +3,7 @@
 
     python benchmarks/finetuning.py --size 12x768 --rounds 3
 
-All systems see the same pairs: training pairs of --data (a directory of scripts/prepare_seq2seq.py), or random tokens
+All systems see the same pairs: training pairs of --data (a directory of pmlm prepare pairs), or random tokens
 with lengths drawn once, sources of half the limit to the limit, targets of a quarter to all of it. A step is forward,
 label-smoothed loss, backward and Adam, with dropout of 0.1 everywhere. The systems take turns on the same batches;
 times are medians over rounds:
@@ -21,7 +21,7 @@ import math
 import os
 from types import SimpleNamespace
 
-import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+import fairseq_pmlm.tasks  # noqa: F401  (before fairseq, whose imports it keeps quiet)
 
 # isort: split
 import numpy as np

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-import fairseq_pmlm  # noqa: F401  (before fairseq)
+import fairseq_pmlm.tasks  # noqa: F401  (before fairseq)
 
 # isort: split
 import numpy as np
@@ -21,7 +21,7 @@ from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
 from fairseq_pmlm.preparation import glue, pairs
 from fairseq_pmlm.preparation.squad import prepare
-from fairseq_pmlm.reporting import logs as training_logs
+from fairseq_pmlm.reporting import logs
 from fairseq_pmlm.scoring import hypotheses
 from fairseq_pmlm.squad import windows
 from fairseq_pmlm.squad.reader import SquadFile
@@ -30,7 +30,7 @@ from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
 from fairseq_pmlm.tasks.pmlm_squad import PMLMSquadConfig, PMLMSquadTask
 from fairseq_pmlm.tokenizers import byte_bpe
 from fairseq_pmlm.tokenizers import files as tokenizer_files
-from fairseq_pmlm.tokenizers.sentencepiece import write_dictionary
+from fairseq_pmlm.tokenizers.symbols import write_dictionary
 from fairseq_pmlm.utils import io as text
 
 LETTERS = [chr(c) for c in range(ord("a"), ord("z") + 1)]
@@ -158,7 +158,7 @@ def squad_json(name):
 def wordpiece_folder(folder):
     with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8") as f:
         f.write("".join(f"{piece}\n" for piece in PIECES))
-    write_dictionary(os.path.join(folder, "dict.txt"), tokenizer_files.symbols(os.path.join(folder, "vocab.txt")))
+    write_dictionary(os.path.join(folder, "dict.txt"), tokenizer_files.load(os.path.join(folder, "vocab.txt")).symbols)
 
 
 @reader("squad.json to data-bin")
@@ -202,7 +202,7 @@ def use_tokenizer(file):
     def read(folder):
         bpe = tokenizer_files.load(os.path.join(folder, file))
         bpe.decode(bpe.encode("The cats sat. [SEP] 안녕"))
-        bpe.encode_with_extents("The cats sat.")
+        bpe.encode_with_offsets("The cats sat.")
         tokenizer_files.fingerprint(os.path.join(folder, file))
 
     return read
@@ -351,7 +351,7 @@ def training_log(name):
     lines += [json.dumps({"epoch": 1, "valid_loss": "8.5", "valid_num_updates": "8"}), f"{date}WARNING | x | careful"]
 
     def read(folder):
-        log = training_logs.read(os.path.join(folder, "train.log"))
+        log = logs.read(os.path.join(folder, "train.log"))
         log.tokens()
         log.curve("loss")
 

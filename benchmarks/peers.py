@@ -9,7 +9,7 @@ from fairseq.data import Dictionary
 from fairseq.models.transformer import TransformerModel, base_architecture
 
 from fairseq_pmlm.model.config import PMLMConfig
-from fairseq_pmlm.model.pmlm import PMLMModel
+from fairseq_pmlm.tasks.model import FairseqPMLM
 
 
 def dictionary(types: int) -> Dictionary:
@@ -22,7 +22,7 @@ def dictionary(types: int) -> Dictionary:
     return found
 
 
-def build_ours(layers: int, width: int, symbols: Dictionary, **options) -> PMLMModel:
+def build_ours(layers: int, width: int, symbols: Dictionary, **options) -> FairseqPMLM:
     """One stack of *layers* for source and target."""
     cfg = PMLMConfig(
         encoder_layers=layers,
@@ -31,7 +31,7 @@ def build_ours(layers: int, width: int, symbols: Dictionary, **options) -> PMLMM
         encoder_attention_heads=width // 64,
         **options,
     )
-    return PMLMModel(cfg, symbols, None)
+    return FairseqPMLM(cfg, symbols, None)
 
 
 def build_fairseq(layers: int, width: int, symbols: Dictionary, positions: int = 1024) -> TransformerModel:

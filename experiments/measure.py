@@ -19,7 +19,7 @@ import math
 import sys
 from pathlib import Path
 
-import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+import fairseq_pmlm.tasks  # noqa: F401  (before fairseq, whose imports it keeps quiet)
 
 # isort: split
 import numpy as np
@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # variants
 import variants
 
 from fairseq_pmlm.cli.arguments import positive
-from fairseq_pmlm.data.pretraining_dataset import OBJECTIVES, PMLMDataset
+from fairseq_pmlm.data.collate import OBJECTIVES
+from fairseq_pmlm.data.pretraining_dataset import PMLMDataset
 from fairseq_pmlm.generation import infilling
 from fairseq_pmlm.generation.gaps import factorize
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
@@ -51,7 +52,7 @@ METHODS = {
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("data", help="directory made by prepare_pretraining.py")
+    parser.add_argument("data", help="directory made by pmlm prepare text")
     parser.add_argument("--path", required=True, help="checkpoint of --task pmlm or pmlm_variants")
     parser.add_argument("--out", required=True, metavar="FILE", help=".npz file to write")
     parser.add_argument("--spans", type=int, default=200, help="spans of each length to fill (default: %(default)s)")

@@ -3,7 +3,7 @@
 
     python experiments/quality_table.py DATA --preset xsum --out table.md NAME=HYPOTHESES [NAME=HYPOTHESES ...]
 
-DATA is a directory of scripts/prepare_seq2seq.py with the splits train and test. Beside the systems stand the outputs
+DATA is a directory of pmlm prepare pairs with the splits train and test. Beside the systems stand the outputs
 of the first one in another order (what its style alone is worth), the first sentence of the source, the target of the
 training source most like it, and the one string that scores best on training targets.
 """
@@ -16,8 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts/demo"))  #
 
 from baselines import best_constant, lead, nearest, shuffled
 
-from fairseq_pmlm.scoring import PRESETS, find_preset, prepare, score_bleu, score_rouge
+from fairseq_pmlm.scoring.bleu import score_bleu
 from fairseq_pmlm.scoring.hypotheses import read_segments
+from fairseq_pmlm.scoring.presets import PRESETS, find_preset, prepare
+from fairseq_pmlm.scoring.rouge import score_rouge
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 from fairseq_pmlm.utils.io import write_text
 

@@ -13,7 +13,7 @@ from paired import difference
 
 from fairseq_pmlm.cli.arguments import positive
 from fairseq_pmlm.model.hub_interface import load
-from fairseq_pmlm.reporting import logs as training_logs
+from fairseq_pmlm.reporting import logs
 from fairseq_pmlm.scoring.hypotheses import read_segments
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 from fairseq_pmlm.utils.io import read_records, write_text
@@ -33,7 +33,7 @@ def cost(log: Path) -> tuple[int, float]:
     Raises:
         PMLMError: it does not say.
     """
-    epochs = training_logs.read(str(log)).curve("train_wall", "train")
+    epochs = logs.read(str(log)).curve("train_wall", "train")
     if not epochs:
         raise PMLMError(f"{log}: no end of an epoch; is this the log of a finished training?")
     return epochs[-1][0], sum(seconds for _, seconds in epochs) / 60

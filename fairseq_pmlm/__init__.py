@@ -1,28 +1,27 @@
 """Pseudo-masked language models (UniLMv2, arXiv 2002.12804) for fairseq: what ``--user-dir fairseq_pmlm`` imports.
 
-Importing the package mends fairseq for current Python and torch (:mod:`~fairseq_pmlm.fairseq_patches.compat`, first)
-and registers the tasks, criterions, models, tokenizers and scorers. Importing it twice, or in spawned workers, is
-harmless.
+Where fairseq has been imported, importing the package mends it and registers tasks, criterions, models, tokenizers and
+scorers with it (:mod:`fairseq_pmlm.tasks`). Without fairseq, trained models can be used all the same:
+``fairseq_pmlm.PMLMModel.from_pretrained``.
 """
 
-from .fairseq_patches import compat
-from .utils import errors
+import sys
+from typing import TYPE_CHECKING
 
-errors.install_excepthook()
-compat.apply()
+from ._version import __version__
 
-from . import scoring  # noqa: E402, F401
-from .criterions import pmlm as _pmlm_criterion  # noqa: E402, F401
-from .criterions import pmlm_seq2seq as _pmlm_seq2seq_criterion  # noqa: E402, F401
-from .criterions import pmlm_squad as _pmlm_squad_criterion  # noqa: E402, F401
-from .criterions import sentence_prediction as _sentence_prediction_criterion  # noqa: E402, F401
-from .model import pmlm as _pmlm_model  # noqa: E402, F401
-from .optim import layer_decay as _layer_decay  # noqa: E402, F401
-from .tasks import pmlm as _pmlm_task  # noqa: E402, F401
-from .tasks import pmlm_seq2seq as _pmlm_seq2seq_task  # noqa: E402, F401
-from .tasks import pmlm_squad as _pmlm_squad_task  # noqa: E402, F401
-from .tokenizers import byte_bpe as _byte_bpe  # noqa: E402, F401
-from .tokenizers import sentencepiece as _sentencepiece  # noqa: E402, F401
-from .tokenizers import wordpiece as _wordpiece  # noqa: E402, F401
+if TYPE_CHECKING:
+    from .interface import PMLMModel
 
-__version__ = "0.1.0"
+if "fairseq" in sys.modules:
+    from . import tasks  # noqa: F401
+
+__all__ = ["PMLMModel", "__version__"]
+
+
+def __getattr__(name: str):
+    if name == "PMLMModel":  # late, as it imports torch
+        from .interface import PMLMModel
+
+        return PMLMModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,10 +1,11 @@
 # Sourced by the scripts that a person runs first: makes .venv with what they need, once, and activates it.
 #
-#   source scripts/setup.sh [EXTRA ...]     extras of setup.py beside "fairseq", e.g. test, demo
+#   source scripts/setup.sh [EXTRA ...]     extras of pyproject.toml beside "fairseq", e.g. test, demo
 #
-# A stamp in .venv remembers what was installed for which setup.py; nothing happens again while both are the same.
+# A stamp in .venv remembers what was installed for which pyproject.toml and setup.py; nothing happens again while they
+# are the same.
 pmlm_setup() {
-    local python=${PYTHON:-python3} extras=fairseq extra stamp
+    local python=${PYTHON:-python3} extras=fairseq extra digest stamp
     for extra in "$@"; do extras+=",$extra"; done
     if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'; then
         echo "setup: $("$python" --version) will not do; Python 3.11 or 3.12 is needed (PYTHON=/path/to/python3.11)" >&2
@@ -13,7 +14,9 @@ pmlm_setup() {
     [ -x .venv/bin/python ] || "$python" -m venv .venv
     # shellcheck disable=SC1091
     source .venv/bin/activate
-    stamp=".venv/installed-$extras-$(python -c 'import hashlib; print(hashlib.sha256(open("setup.py", "rb").read()).hexdigest()[:16])')"
+    digest=$(cat pyproject.toml setup.py | python -c 'import hashlib, sys
+print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])')
+    stamp=".venv/installed-$extras-$digest"
     [ -e "$stamp" ] && return 0
     echo "setup: installing fairseq_pmlm[$extras] into .venv (a few minutes, once)"
     # torch first and pinned: left to itself, pip takes the newest CUDA build, which is several GB.

@@ -20,9 +20,9 @@ def small_dictionary(types: int = 30) -> Dictionary:
 def small_model(
     relative: bool = False, seed: int = 0, dictionary=None, dtype=torch.float32, layers: int = 3, **options
 ):
-    """A small PMLMModel in evaluation mode, whose weights are large enough to make every difference show."""
+    """A small model in evaluation mode, whose weights are large enough to make every difference show."""
     from fairseq_pmlm.model.config import PMLMConfig
-    from fairseq_pmlm.model.pmlm import PMLMModel
+    from fairseq_pmlm.tasks.model import FairseqPMLM
 
     torch.manual_seed(seed)
     settings = {
@@ -35,7 +35,7 @@ def small_model(
         **options,
     }
     cfg = PMLMConfig(**settings)
-    model = PMLMModel.build_model(
+    model = FairseqPMLM.build_model(
         cfg, SimpleNamespace(source_dictionary=dictionary or small_dictionary(), cfg=SimpleNamespace(data=""))
     )
     with torch.no_grad():
@@ -84,7 +84,7 @@ def forward(model, tokens, positions, segments, sees) -> torch.Tensor:
     """Hidden states (slots, dim) of one example, by loops over layers, heads and queries.
 
     Args:
-        model: a PMLMModel; its weights are used, none of its code.
+        model: a PMLM; its weights are used, none of its code.
         tokens, positions, segments: lists of integers.
         sees: sees[q] is the list of the keys that query q may attend.
     """

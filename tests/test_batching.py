@@ -1,4 +1,4 @@
-"""Batches under compat: no sample is dropped, no limit exceeded, and fixed shapes are left alone."""
+"""Batches of fairseq: no sample is dropped, no limit exceeded, and fixed shapes are left alone."""
 
 import re
 
@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from translation import SENTENCES, fairseq, noise
 
-from fairseq_pmlm.fairseq_patches import compat
+from fairseq_pmlm.fairseq_patches.replace import ORIGINALS
 
-original_batches = compat.ORIGINALS["fairseq.data.data_utils.batch_by_size"]
+original_batches = ORIGINALS["fairseq.data.data_utils.batch_by_size"]
 
 
 def lengths(batches):

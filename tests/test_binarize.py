@@ -19,7 +19,7 @@ from test_squad import squad_file
 from fairseq_pmlm.data.indexed import MMapWriter
 from fairseq_pmlm.preparation import binarize, encoding
 from fairseq_pmlm.tokenizers import files as tokenizer_files
-from fairseq_pmlm.tokenizers.sentencepiece import write_dictionary
+from fairseq_pmlm.tokenizers.symbols import write_dictionary
 from fairseq_pmlm.utils.errors import PMLMError
 
 LINES = [
@@ -40,7 +40,7 @@ def vocabulary(tmp_path_factory):
         model_prefix=str(folder / "sentencepiece"), vocab_size=40, minloglevel=2, hard_vocab_limit=False,
     )  # fmt: skip
     (folder / "sentencepiece.vocab").unlink()
-    symbols = tokenizer_files.symbols(str(folder / "sentencepiece.model"))
+    symbols = tokenizer_files.load(str(folder / "sentencepiece.model")).symbols
     write_dictionary(
         str(folder / "dict.txt"), symbols, {s: 17 * i for i, s in enumerate([*symbols, "<mask>"])} | {"<pseudo>": 0}
     )
@@ -144,7 +144,7 @@ def test_squad(vocabulary, tmp_path, version):
     theirs["extent"] = indexed_dataset.MMapIndexedDatasetBuilder(str(tmp_path / "extent.bin"), dtype=np.int32)
     for name, key, side in (("questions", "question", "question"), ("passages", "passage", "passage")):
         for line in (tmp_path / "bin" / f"valid.{name}.jsonl").read_text().splitlines():
-            symbols, extents = bpe.encode_with_extents(json.loads(line)[key])
+            symbols, extents = bpe.encode_with_offsets(json.loads(line)[key])
             theirs[side].add_item(
                 torch.tensor([dictionary.index(s) for s in symbols[: 64 if side == "question" else None]])
             )

@@ -11,7 +11,9 @@ from fairseq.data import Dictionary, encoders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_pmlm.tokenizers import sentencepiece as bpe
+from fairseq_pmlm.tasks import encoders as ours_for_fairseq
+from fairseq_pmlm.tokenizers.sentencepiece import SentencePiece
+from fairseq_pmlm.tokenizers.symbols import SPECIAL, write_dictionary
 from fairseq_pmlm.utils.errors import PMLMError
 from fairseq_pmlm.utils.io import clean_line
 
@@ -63,13 +65,13 @@ def kit(request, tmp_path_factory):
     options = KINDS[request.param]
     lines = [f"{a} {b}" for a in WORDS for b in WORDS] * 3
     path = train(folder / "m.model", lines, vocab_size=420, **options)
-    bpe.write_dictionary(str(folder / "dict.txt"), bpe.symbols(path))
+    write_dictionary(str(folder / "dict.txt"), SentencePiece.load(path).symbols)
     dictionary = Dictionary.load(str(folder / "dict.txt"))
     return build(path), dictionary, sentencepiece.SentencePieceProcessor(model_file=path)
 
 
 def specials(dictionary):
-    return {dictionary.index(symbol) for symbol in bpe.SPECIAL} - {dictionary.unk()}
+    return {dictionary.index(symbol) for symbol in SPECIAL} - {dictionary.unk()}
 
 
 nasty = st.lists(
@@ -118,7 +120,14 @@ def test_bytes_lose_nothing(tmp_path):
 def test_pieces_that_need_another_spelling(tmp_path):
     pieces = ["</s>_", "[SEP]", "<U+3000>", "\u3000", "a\u00a0b", "madeupword0003"]
     path = train(tmp_path / "m.model", ["a b"] * 5, vocab_size=60, user_defined_symbols=pieces)
-    assert bpe.symbols(path)[:6] == ["</s>_", "[SEP]_", "<U+3000>", "<U+3000>_", "a<U+00A0>b", "madeupword0003_"]
+    assert SentencePiece.load(path).symbols[:6] == [
+        "</s>_",
+        "[SEP]_",
+        "<U+3000>",
+        "<U+3000>_",
+        "a<U+00A0>b",
+        "madeupword0003_",
+    ]
 
 
 def test_unknown_surfaces(tmp_path):
@@ -146,19 +155,19 @@ def test_decoding_keeps_special_symbols(kit):
 
 def test_words_begin_as_in_fairseq(kit):
     ours, dictionary, _ = kit
-    assert all(ours.is_beginning_of_word(symbol) for symbol in bpe.SPECIAL)
+    assert all(ours.is_beginning_of_word(symbol) for symbol in SPECIAL)
     for symbol in dictionary.symbols[4:-2]:
         assert ours.is_beginning_of_word(symbol) == symbol.startswith("▁")
 
 
 def test_dictionary_file(tmp_path):
     path = str(tmp_path / "dict.txt")
-    bpe.write_dictionary(path, ["▁a", "b"], {"▁a": 3, "b": 0, "<mask>": 0, "<pseudo>": 0})
+    write_dictionary(path, ["▁a", "b"], {"▁a": 3, "b": 0, "<mask>": 0, "<pseudo>": 0})
     with open(path, encoding="utf-8") as f:
         assert f.read() == "▁a 3\nb 0\n<mask> 0\n<pseudo> 0\n"
     assert Dictionary.load(path).symbols == ["<s>", "<pad>", "</s>", "<unk>", "▁a", "b", "<mask>", "<pseudo>"]
     with pytest.raises(UnicodeEncodeError):
-        bpe.write_dictionary(path, ["\ud800"])
+        write_dictionary(path, ["\ud800"])
     assert os.listdir(tmp_path) == ["dict.txt"]
     assert len(Dictionary.load(path)) == 8
 
@@ -175,5 +184,5 @@ def test_bad_model_files(tmp_path):
 
 
 def test_importing_twice_is_harmless():
-    importlib.reload(bpe)
+    importlib.reload(ours_for_fairseq)
     assert "pmlm_sentencepiece" in encoders.BPE_REGISTRY

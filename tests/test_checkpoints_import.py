@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from commands import ROOT, command, hypotheses, load
+from commands import ROOT, command, hypotheses, load, pmlm
+from fairseq.dataclass.configs import CommonConfig
 from foreign import (
     MODELS,
     PIECES,
@@ -16,10 +15,12 @@ from foreign import (
     save_by_transformers,
     write_unilm,
 )
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from fairseq_pmlm.conversion import vocabulary
+from fairseq_pmlm.conversion.common import COMMON
 from fairseq_pmlm.conversion.files import read_tensors
 from fairseq_pmlm.conversion.importing import import_checkpoint
 from fairseq_pmlm.utils.errors import PMLMError
@@ -240,17 +241,17 @@ def test_unilm_equals_the_authors_scheme(relative, tmp_path):
 @pytest.mark.parametrize("relative", [False, True])
 def test_unilm_through_the_real_commands(relative, tmp_path):
     tensors, config = write_unilm(tmp_path, relative)
-    script = [sys.executable, ROOT / "scripts" / "import_checkpoint.py", "--checkpoint", tmp_path / "unilm2.bin"]
-    subprocess.run([*map(str, script), "--save-dir", tmp_path / "out"], check=True, capture_output=True)
+    pmlm("import", tmp_path / "unilm2.bin", "--save-dir", tmp_path / "out")
     generator = torch.Generator().manual_seed(1)
     words = [piece for piece in PIECES[6:] if piece.isalpha()]
     draw = [torch.randint(0, len(words), (n,), generator=generator).tolist() for n in (5, 11, 2, 8, 9, 3)]
     texts = [" ".join(words[i] for i in line) for line in draw]
     records = [{"src": a, "tgt": b} for a, b in zip(texts[::2], texts[1::2], strict=True)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    script = [sys.executable, ROOT / "scripts" / "prepare_seq2seq.py", "--train", tmp_path / "pairs.jsonl"]
-    script += ["--test", tmp_path / "pairs.jsonl", "--vocab-from", tmp_path / "out", "--destdir", tmp_path / "bin"]
-    subprocess.run(list(map(str, script)), check=True, capture_output=True)
+    pmlm(
+        *("prepare pairs", "--train", tmp_path / "pairs.jsonl", "--test", tmp_path / "pairs.jsonl"),
+        *("--vocab-from", tmp_path / "out", "--destdir", tmp_path / "bin"),
+    )
     options = ["--user-dir", ROOT / "fairseq_pmlm", "--task", "pmlm_seq2seq", "--path", tmp_path / "out" / "model.pt"]
     options += ["--cpu", "--batch-size", 2]
     scored = command("generate", tmp_path / "bin", *options, "--score-reference").stdout
@@ -266,3 +267,7 @@ def test_unilm_through_the_real_commands(relative, tmp_path):
         assert [float(x) for x in per_token[str(i)].split()] == pytest.approx(expected, abs=1e-4)
         chosen = authors_greedy(tensors, config, source, mask, sep, 9, never=(cls, mask, pad))
         assert found[i][0][1].replace("<unk>", "[UNK]").split() == [PIECES[token] for token in chosen]
+
+
+def test_fairseq_s_common_options_are_its_own():
+    assert OmegaConf.to_container(OmegaConf.structured(CommonConfig), enum_to_str=True) == COMMON

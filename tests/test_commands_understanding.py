@@ -10,7 +10,7 @@ from fairseq.data import Dictionary, indexed_dataset
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 from test_heads import segments
 
-from fairseq_pmlm.model import heads
+from fairseq_pmlm.tasks.model import task_labels
 from fairseq_pmlm.utils.errors import PMLMError
 
 pytestmark = pytest.mark.slow
@@ -177,7 +177,7 @@ def test_samples_that_are_too_long(two, caplog):
 
 
 def test_labels_of_the_task(two, three):
-    assert heads.task_labels(setup(two)) == ["short", "long"]
+    assert task_labels(setup(two)) == ["short", "long"]
     with pytest.raises(PMLMError, match="has 3 classes"):
-        heads.task_labels(setup(three))
-    assert json.dumps(heads.task_labels(setup(three, num_classes=3))) == '["short", "middle", "long"]'
+        task_labels(setup(three))
+    assert json.dumps(task_labels(setup(three, num_classes=3))) == '["short", "middle", "long"]'

@@ -88,8 +88,8 @@ def pretraining_batch(objective, rows=(0, 1, 2, 3)):
 
 def plain_pretraining_loss(model, batch):
     """Negative log-likelihood of each prediction from the scores of everything."""
-    net_input = {name: value for name, value in batch["net_input"].items() if name != "wanted"}
-    scores = model(**net_input).flatten(0, 1)[batch["net_input"]["wanted"]]
+    net_input = {name: value for name, value in batch["net_input"].items() if name != "select"}
+    scores = model(**net_input).flatten(0, 1)[batch["net_input"]["select"]]
     return torch.nn.functional.cross_entropy(scores, batch["target"], reduction="none"), scores
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference import forward, may_see, small_dictionary, small_model
 
-from fairseq_pmlm.model.incremental import Cache
+from fairseq_pmlm.model.cache import Cache
 
 MODES = pytest.mark.parametrize("mode", ["pseudo", "causal"])
 RELATIVE = pytest.mark.parametrize("relative", [False, True])

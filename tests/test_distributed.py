@@ -18,14 +18,15 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.configs import DistributedTrainingConfig, FairseqConfig
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils
+from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 from fairseq_pmlm.checkpoints.safe_load import torch_load
-from fairseq_pmlm.fairseq_patches import distributed
-from fairseq_pmlm.fairseq_patches import training_state as progress
+from fairseq_pmlm.fairseq_patches import distributed, training_state
 from fairseq_pmlm.fairseq_patches.distributed import free_port
 from fairseq_pmlm.model.config import PMLMConfig
-from fairseq_pmlm.model.pmlm import PMLMModel
+from fairseq_pmlm.model.pmlm import Predict
+from fairseq_pmlm.tasks.model import FairseqPMLM
 from fairseq_pmlm.utils.errors import PMLMError
 
 TORCHRUN = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "6", "RANK": "4", "LOCAL_RANK": "1"}
@@ -48,7 +49,7 @@ def test_bf16_is_no_request_for_a_tpu(optimizer, monkeypatch, environment):
 
     def main(cfg, **kwargs):
         seen.append((cfg.common.bf16, cfg.common.tpu, cfg.distributed_training.tpu, cfg.optimizer.tpu))
-        progress.complete()
+        training_state.complete()
 
     utils.call_main(convert_namespace_to_omegaconf(args), main)
     assert seen == [(True, False, False, False)]
@@ -165,16 +166,35 @@ def config(**changes):
 
 def test_a_training_without_an_update_fails(environment):
     def nothing(cfg):
-        progress.begin()
+        training_state.begin()
 
     def something(cfg):
-        progress.begin()
-        progress.update()
+        training_state.begin()
+        training_state.update()
 
     with pytest.raises(PMLMError, match="nothing was trained: no update was made"):
         utils.call_main(config(), nothing)
     utils.call_main(config(), something)
     utils.call_main(config(), lambda cfg: None)  # fairseq-validate, for example
+
+
+def test_updates_are_counted_and_fillers_left_out():
+    seen = []
+
+    def prepare(sample):
+        seen.append(sample)
+        raise KeyboardInterrupt
+
+    trainer = SimpleNamespace(
+        is_fsdp=False, _set_seed=list, zero_grad=list, _prepare_sample=prepare,
+        model=SimpleNamespace(train=list), criterion=SimpleNamespace(train=list),
+        cfg=OmegaConf.create({"ema": {"store_ema": False}}),
+    )  # fmt: skip
+    training_state.begin()
+    with pytest.raises(KeyboardInterrupt):
+        Trainer.train_step(trainer, [{}, {"id": 1}])
+    assert seen == [{"id": 1}]
+    assert not training_state.trained_nothing()
 
 
 @pytest.mark.parametrize(
@@ -291,7 +311,7 @@ def tiny(symbols="abcdef"):
         dictionary.add_symbol(symbol)
     torch.manual_seed(0)
     shape = {"encoder_layers": 1, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 16, "encoder_attention_heads": 2}
-    return PMLMModel(PMLMConfig(**shape, max_positions=32, dropout=0.0, attention_dropout=0.0), dictionary)
+    return FairseqPMLM(PMLMConfig(**shape, max_positions=32, dropout=0.0, attention_dropout=0.0), dictionary)
 
 
 def batch(masked):
@@ -299,7 +319,7 @@ def batch(masked):
     tokens = torch.arange(10).view(2, 5) % 6 + 4
     slots = {"tokens": tokens, "positions": torch.arange(5).repeat(2, 1), "context_length": 5, "context_queries": 1}
     slots.update(segments=torch.zeros_like(tokens), steps=torch.zeros_like(tokens))
-    return {**slots, "queries": torch.zeros(2, 1, dtype=torch.long), "wanted": torch.arange(masked)}
+    return {**slots, "queries": torch.zeros(2, 1, dtype=torch.long), "select": torch.arange(masked)}
 
 
 MASKED = [(2, 2), (2, 1), (0, 2), (1, 0)]  # masked tokens in the first and in the second process
@@ -315,7 +335,7 @@ def gradients(rank, backend):
     for masked in [MASKED[0], *MASKED]:  # torch's DDP changes its plan after the first
         model.zero_grad()
         count = masked[rank]
-        wrapped(**batch(count), target=torch.full((count,), 5)).loss.backward()
+        wrapped(Predict(target=torch.full((count,), 5)), **batch(count)).loss.backward()
         getattr(wrapped, "all_reduce_grads", lambda: None)()
         found.append({name: p.grad.tolist() for name, p in model.named_parameters() if p.grad is not None})
     return found[1:]
@@ -328,7 +348,7 @@ def test_gradients_are_those_of_one_process(backend):
     for masked, found in zip(MASKED, first, strict=True):
         model = tiny()
         for count in masked:
-            model(**batch(count), target=torch.full((count,), 5)).loss.backward()
+            model(Predict(target=torch.full((count,), 5)), **batch(count)).loss.backward()
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
                 torch.testing.assert_close(torch.tensor(found[name]), parameter.grad / 2, rtol=1e-5, atol=1e-7)

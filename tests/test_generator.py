@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from reference import small_dictionary, small_model
 from test_decoding import EOS, full_forward, sources
 
-from fairseq_pmlm.generation.sequence_generator import Generator
+from fairseq_pmlm.generation import sequence_generator
+from fairseq_pmlm.generation.search import Sampling
+from fairseq_pmlm.tasks.generator import Generator
 from fairseq_pmlm.tasks.pmlm_seq2seq import PMLMSeq2SeqConfig, PMLMSeq2SeqTask
 from fairseq_pmlm.utils.errors import PMLMError
 
@@ -211,13 +213,13 @@ def test_exact_equals_never(seed, beam, kind, alpha, bonus, unnormalized):
 def test_exact_stops_sooner_than_never(monkeypatch):
     model = likely_to_end(small_model(seed=1), 4.0)
     steps = []
-    decode = type(model.decoder).forward
+    next_logits = sequence_generator.next_logits
 
-    def counted(self, tokens, *args, **kwargs):
+    def counted(model, cache, tokens):
         steps.append(tokens.size(1))
-        return decode(self, tokens, *args, **kwargs)
+        return next_logits(model, cache, tokens)
 
-    monkeypatch.setattr(type(model.decoder), "forward", counted)
+    monkeypatch.setattr(sequence_generator, "next_logits", counted)
     taken = {}
     for stop in ("fairseq", "exact", "never"):
         steps.clear()
@@ -318,14 +320,12 @@ def test_sampling_where_next_to_nothing_is_allowed(options):
 
 @pytest.mark.parametrize("bonus", [0.0, 30.0])
 def test_draws_keep_their_proportions_where_probabilities_vanish(bonus):
-    from fairseq_pmlm.generation.search import Sampling
-
     lprobs = torch.full((1, 2, 36), -math.inf)
     lprobs[:, :, [7, 9]] = torch.tensor([0.25, 0.75]).log() - 30.0 - bonus
     drawn = Counter()
     for seed in range(400):
         torch.manual_seed(seed)
-        totals, words, beams = Sampling(small_dictionary(), -1, -1.0).step(1, lprobs.clone(), torch.zeros(1, 2, 1))
+        totals, words, beams = Sampling(EOS).step(1, lprobs.clone(), torch.zeros(1, 2, 1))
         assert beams.tolist() == [[0, 1]]
         assert totals.tolist() == [pytest.approx(lprobs[0, 0, words[0]].tolist(), rel=1e-5)]
         drawn.update(words[0].tolist())

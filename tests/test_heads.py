@@ -9,9 +9,10 @@ import torch
 from fairseq.data import Dictionary
 from reference import forward, small_dictionary, small_model
 
+from fairseq_pmlm.checkpoints import context
 from fairseq_pmlm.data import layout
-from fairseq_pmlm.fairseq_patches import compat
-from fairseq_pmlm.model import heads
+from fairseq_pmlm.model.batch_layout import text_slots
+from fairseq_pmlm.tasks.model import task_labels
 from fairseq_pmlm.utils.errors import PMLMError
 
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -47,15 +48,15 @@ def with_heads(relative=False, dtype=torch.float64, **heads):
 
 
 def test_the_layout_of_a_batch_is_that_of_each_text():
-    slots = heads.encoder_slots(padded(TEXTS), 2, 2)
+    slots = text_slots(padded(TEXTS), 2, 2)
     for i, row in enumerate(TEXTS):
         alone = layout.encoder_layout(np.array(row), np.array(segments(row)))
         for name in ("tokens", "positions", "segments", "steps"):
             assert slots[name][i, : len(row)].tolist() == getattr(alone, name).tolist()
     assert slots["context_length"] == len(max(TEXTS, key=len))
     # one segment row, as in imported RoBERTa; a third text shares the second one's
-    assert not heads.encoder_slots(padded(TEXTS), 2, 1)["segments"].any()
-    assert heads.encoder_slots(padded([text(0, 1, 1, 1)]), 2, 3)["segments"].tolist() == [[0, 0, 0, 1, 1, 1, 1]]
+    assert not text_slots(padded(TEXTS), 2, 1)["segments"].any()
+    assert text_slots(padded([text(0, 1, 1, 1)]), 2, 3)["segments"].tolist() == [[0, 0, 0, 1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("relative", [False, True])
@@ -116,11 +117,8 @@ def test_reading_classifying_and_generating_share_every_tensor_of_the_backbone()
 
 def load(model, state, finetuning=False):
     """What fairseq does with a checkpoint."""
-    previous, compat.finetuning = compat.finetuning, finetuning
-    try:
+    with context.reading(finetuning=finetuning):
         model.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, strict=True)
-    finally:
-        compat.finetuning = previous
     return model
 
 
@@ -208,9 +206,9 @@ def task(labels=("bad", "good"), num_classes=2, init_token=0, separator_token=No
 
 
 def test_what_a_task_must_agree_on_with_the_model():
-    assert heads.task_labels(task()) == ["bad", "good"]
-    assert heads.task_labels(task(regression_target=True, num_classes=1)) is None
-    assert heads.task_labels(SimpleNamespace()) is None
+    assert task_labels(task()) == ["bad", "good"]
+    assert task_labels(task(regression_target=True, num_classes=1)) is None
+    assert task_labels(SimpleNamespace()) is None
     for options, message in [
         ({"init_token": None}, "--init-token 0 puts first; given is None"),
         ({"separator_token": 2}, "--separator-token 2: a PMLM reads pairs as <s> a </s> b </s>"),
@@ -219,4 +217,4 @@ def test_what_a_task_must_agree_on_with_the_model():
         ({"num_classes": 3}, r"has 2 classes \(bad, good\), and the head has 3"),
     ]:
         with pytest.raises(PMLMError, match=message):
-            heads.task_labels(task(**options))
+            task_labels(task(**options))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from reference import kind, may_see
 
 from fairseq_pmlm.data import layout, masking
-from fairseq_pmlm.model import incremental as decoding
+from fairseq_pmlm.model.batch_layout import seq2seq_slots
 
 
 def assert_slots(slots, tokens, positions, segments, steps):
@@ -103,9 +103,8 @@ def test_batches_of_pairs_are_laid_out_like_single_pairs(lengths, seed):
     for row, (s, t) in enumerate(pairs):
         source[row, : len(s)] = s
         previous[row, : len(t)] = np.append(eos, t[:-1])
-    batch = decoding.seq2seq_slots(
-        torch.from_numpy(source), torch.tensor([len(s) for s, _ in pairs]), torch.from_numpy(previous), pad, golden.P
-    )
+    lengths = torch.tensor([len(s) for s, _ in pairs])
+    batch = seq2seq_slots(torch.from_numpy(source), lengths, torch.from_numpy(previous), pad, golden.P, (0, 1))
     for row, (s, t) in enumerate(pairs):
         single = layout.seq2seq_layout(s, t, np.full(len(t), golden.P))
         real = batch["tokens"][row] != pad

@@ -8,7 +8,7 @@ import pytest
 import torch
 from commands import USER_DIR, command, hypotheses, logged
 
-from fairseq_pmlm.model.pmlm import PMLMModel
+from fairseq_pmlm import PMLMModel
 
 OLD = Path(__file__).parent / "old_checkpoints"
 EXPECTED = json.loads((OLD / "expected.json").read_text())

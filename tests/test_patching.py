@@ -12,8 +12,9 @@ from commands import ROOT
 from fairseq import checkpoint_utils
 from fairseq.data import data_utils
 
-from fairseq_pmlm.fairseq_patches import compat
-from fairseq_pmlm.fairseq_patches import replace as patching
+from fairseq_pmlm.fairseq_patches import apply, replace
+from fairseq_pmlm.fairseq_patches.replace import ORIGINALS, Patch, install
+from fairseq_pmlm.utils.errors import PMLMError
 
 
 def python(code):
@@ -25,55 +26,130 @@ def python(code):
 
 
 def test_applying_twice_changes_nothing():
-    names = list(compat.ORIGINALS)
+    names = list(ORIGINALS)
     before = data_utils.batch_by_size, checkpoint_utils.load_checkpoint_to_cpu, len(warnings.filters)
-    compat.apply()
+    apply.apply()
     assert (data_utils.batch_by_size, checkpoint_utils.load_checkpoint_to_cpu, len(warnings.filters)) == before
-    assert list(compat.ORIGINALS) == names
-    assert not any(hasattr(original, "pmlm_original") for original in compat.ORIGINALS.values())
+    assert list(ORIGINALS) == names
+    assert not any(hasattr(original, "pmlm_original") for original in ORIGINALS.values())
 
 
-def test_importing_twice_is_harmless():
-    run = python("""
+@pytest.mark.parametrize("forgotten", ["fairseq_pmlm.fairseq_patches.apply", "fairseq_pmlm.fairseq_patches"])
+def test_importing_twice_is_harmless(forgotten):
+    run = python(f"""
         import importlib, sys, warnings
-        import fairseq_pmlm.fairseq_patches.compat as first
+        import fairseq_pmlm.tasks
+        import fairseq_pmlm.fairseq_patches.apply as first
         from fairseq.data import data_utils
 
-        filters = len(warnings.filters)
-        del sys.modules["fairseq_pmlm.fairseq_patches.compat"]
-        second = importlib.import_module("fairseq_pmlm.fairseq_patches.compat")
+        before, filters = dict(first.ORIGINALS), len(warnings.filters)
+        for name in [name for name in sys.modules if name.startswith({forgotten!r})]:
+            del sys.modules[name]
+        second = importlib.import_module("fairseq_pmlm.fairseq_patches.apply")
         second.apply()
         # the originals are patched again, never the patches
-        assert second is not first and second.ORIGINALS == first.ORIGINALS
-        assert data_utils.batch_by_size.pmlm_original is first.ORIGINALS["fairseq.data.data_utils.batch_by_size"]
+        assert second is not first and second.ORIGINALS == before
+        assert data_utils.batch_by_size.pmlm_original is before["fairseq.data.data_utils.batch_by_size"]
         assert len(warnings.filters) == filters
         print("twice: fine", len(second.ORIGINALS))
         """)
-    assert run.stdout.strip() == f"twice: fine {len(compat.ORIGINALS)}", run.stderr
+    assert run.stdout.strip() == f"twice: fine {len(ORIGINALS)}", run.stderr
+
+
+class Owner:
+    @staticmethod
+    def said():
+        return ["original"]
+
+
+class Heir(Owner):
+    """Has its function from its base, as tasks of fairseq's do."""
+
+
+def add(word):
+    return lambda original: lambda: [word, *original()]
+
+
+@pytest.fixture
+def nothing_patched(monkeypatch):
+    monkeypatch.setattr(replace, "ORIGINALS", {})
 
 
 def test_patches_of_one_function_add_up(monkeypatch):
-    class Owner:
-        @staticmethod
-        def said():
-            return ["original"]
-
-    def add(word):
-        return lambda original: lambda: [word, *original()]
-
     original = Owner.said
+    monkeypatch.setattr(Owner, "said", staticmethod(original))  # restores it
     for _ in range(2):  # the second time as after a re-import, which remembers nothing
-        monkeypatch.setattr(patching, "ORIGINALS", {})
-        assert patching.replace(Owner, "said", ['"original"'], add("first"))[1]
-        assert patching.replace(Owner, "said", ['"original"'], add("second"))[1]
+        monkeypatch.setattr(replace, "ORIGINALS", {})
+        patches = [Patch(Owner, "said", ['"original"'], add(word)) for word in ("first", "second")]
+        assert install(patches) == []
         assert Owner.said() == ["second", "first", "original"]
-        assert list(patching.ORIGINALS.values()) == [original]
+        assert list(replace.ORIGINALS.values()) == [original]
+
+
+def test_a_patch_that_fails_leaves_nothing_patched(nothing_patched):
+    def fail(original):
+        raise RuntimeError("no such thing")
+
+    before = dict(vars(Owner)), dict(vars(Heir))
+    patches = [Patch(owner, "said", [], add(word)) for owner in (Owner, Heir) for word in ("first", "second")]
+    for patch in (Patch(Owner, "said", [], fail), Patch(Heir, "said", [], fail)):
+        with pytest.raises(PMLMError, match=rf"^{patch.full_name}: RuntimeError: no such thing$"):
+            install([*patches, patch])
+        assert (dict(vars(Owner)), dict(vars(Heir))) == before
+        assert replace.ORIGINALS == {}
+    assert Owner.said() == Heir.said() == ["original"]
+
+
+def test_what_is_missing_or_other_is_named(nothing_patched, monkeypatch):
+    monkeypatch.setattr(Owner, "said", staticmethod(Owner.said))
+    unexpected = install([Patch(Owner, "none", [], add("x")), Patch(Owner, "said", ["other source"], add("first"))])
+    assert [name.rpartition(".")[2] for name in unexpected] == ["none", "said"]
+    assert Owner.said() == ["first", "original"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken", "told"),
+    [
+        ("fairseq.trainer", "Trainer", None, "ImportError: cannot import name 'Trainer' from"),  # no such place
+        ("fairseq.trainer.Trainer", "load_checkpoint", 1, "Trainer.load_checkpoint: TypeError: 1 is not a callable"),
+    ],
+)
+def test_all_patches_or_none(owner, name, broken, told):
+    """A patch that cannot be made stops the import, however often it is tried, and fairseq stays as it was."""
+    run = python(f"""
+        import pkgutil
+        import fairseq.trainer
+        from fairseq import checkpoint_utils
+        from fairseq.data import data_utils
+
+        owner = pkgutil.resolve_name({owner!r})
+        whole = getattr(owner, {name!r})
+        setattr(owner, {name!r}, {broken!r}) if {broken!r} else delattr(owner, {name!r})
+        before = [checkpoint_utils.load_checkpoint_to_cpu, data_utils.batch_by_size]
+        for _ in range(2):
+            try:
+                import fairseq_pmlm.tasks
+            except Exception as error:
+                print(error)
+            assert [checkpoint_utils.load_checkpoint_to_cpu, data_utils.batch_by_size] == before
+        setattr(owner, {name!r}, whole)
+        import fairseq_pmlm.tasks
+        assert hasattr(data_utils.batch_by_size, "pmlm_original")
+        from fairseq_pmlm.fairseq_patches.replace import ORIGINALS
+        print(len(ORIGINALS))
+        """)
+    *errors, count = run.stdout.splitlines()
+    assert count == str(len(ORIGINALS)), run.stderr
+    assert len(errors) == 2
+    for error in errors:
+        assert error.startswith("this fairseq is not one that fairseq_pmlm can patch, and was left as it was (")
+        assert told in error
 
 
 def worker(queue):
     batches = data_utils.batch_by_size(range(9), lambda i: 1, required_batch_size_multiple=8)
     lengths = [len(batch) for batch in batches]
-    queue.put((len(compat.ORIGINALS), lengths, hasattr(data_utils.batch_by_size, "pmlm_original")))
+    queue.put((len(ORIGINALS), lengths, hasattr(data_utils.batch_by_size, "pmlm_original")))
 
 
 @pytest.mark.slow
@@ -84,7 +160,7 @@ def test_spawned_worker_is_patched():
     process.start()
     process.join(60)
     assert process.exitcode == 0
-    assert queue.get() == (len(compat.ORIGINALS), [8, 1], True)
+    assert queue.get() == (len(ORIGINALS), [8, 1], True)
 
 
 BLOCKED = """
@@ -96,7 +172,7 @@ BLOCKED = """
                 raise {error}
 
     sys.meta_path.insert(0, Block())
-    import fairseq_pmlm
+    import fairseq_pmlm.tasks
     """
 
 
@@ -119,7 +195,7 @@ def test_without_fairseq_one_line_says_what_to_install(blocked, error, line):
     assert len(run.stderr.splitlines()) == 1
     assert run.stderr.startswith(f"fairseq_pmlm: error: {line}")
     assert run.stderr.endswith('pip install "fairseq-pmlm[fairseq]"\n')
-    assert issubclass(compat.MissingFairseqError, ImportError)
+    assert issubclass(apply.MissingFairseqError, ImportError)
 
 
 @pytest.mark.slow
@@ -135,7 +211,7 @@ def test_another_fairseq_gives_one_warning_that_names_the_function():
         data_utils.batch_by_size = batch_by_size
         del checkpoint_utils.load_ema_from_checkpoint
 
-        import fairseq_pmlm
+        import fairseq_pmlm.tasks
         batches = data_utils.batch_by_size(range(9), lambda i: 1, max_sentences=8, required_batch_size_multiple=8)
         print([len(batch) for batch in batches])
         """)
@@ -149,8 +225,10 @@ def test_another_fairseq_gives_one_warning_that_names_the_function():
 
 def test_readers_end_before_python_does():
     code = """
-import threading, time
-import fairseq_pmlm.fairseq_patches.compat
+import atexit, threading, time
+from fairseq_pmlm.fairseq_patches import apply
+
+apply.apply()
 from fairseq.data.iterators import BufferedIterator
 
 class Endless:
@@ -164,7 +242,7 @@ batches = BufferedIterator(3, Endless())
 next(batches)
 readers = [t for t in threading.enumerate() if type(t).__name__ == "BackgroundConsumer"]
 assert len(readers) == 1 and readers[0].is_alive()
-fairseq_pmlm.fairseq_patches.compat.stop_readers()
+atexit._run_exitfuncs()  # what Python does when it ends
 assert not readers[0].is_alive()
 print("stopped")
 """

@@ -10,17 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-import fairseq_pmlm.scoring
-from fairseq_pmlm.scoring import (
-    ROUGE_TYPES,
-    Bootstrap,
-    format_table,
-    score_bleu,
-    score_chrf,
-    score_meteor,
-    score_rouge,
-    text_statistics,
-)
+from fairseq_pmlm._version import __version__
+from fairseq_pmlm.scoring.base import Bootstrap
+from fairseq_pmlm.scoring.bleu import score_bleu, score_chrf
+from fairseq_pmlm.scoring.meteor import score_meteor
+from fairseq_pmlm.scoring.report import format_table
+from fairseq_pmlm.scoring.rouge import ROUGE_TYPES, score_rouge
+from fairseq_pmlm.scoring.statistics import text_statistics
 from fairseq_pmlm.scoring.tokenizers import build_rouge_tokenizer
 from fairseq_pmlm.utils.errors import PMLMError
 
@@ -167,7 +163,7 @@ def test_signature_and_table():
     scores = score_rouge(["a b"], [["a b"]])
     assert scores.signature == (
         "rouge1+rouge2+rougeL+rougeLsum|nrefs:1|tok:default|stem:no|agg:mean|multiref:max|bootstrap:1000|seed:12345"
-        f"|rouge-score:0.1.2|pmlm:{fairseq_pmlm.__version__}"
+        f"|rouge-score:0.1.2|pmlm:{__version__}"
     )
     chrf = score_chrf(["a b"], [["a b"]])
     table = format_table(scores, chrf).splitlines()

@@ -13,20 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.significance import PairedTest
 
-from fairseq_pmlm.scoring import (
-    PRESETS,
-    Bootstrap,
-    compare,
-    format_table,
-    prepare,
-    score_bleu,
-    score_chrf,
-    score_meteor,
-    score_rouge,
-    text_statistics,
-)
 from fairseq_pmlm.scoring import meteor as meteor_module
-from fairseq_pmlm.scoring.presets import split_at_ends
+from fairseq_pmlm.scoring.base import Bootstrap
+from fairseq_pmlm.scoring.bleu import score_bleu, score_chrf
+from fairseq_pmlm.scoring.compare import compare
+from fairseq_pmlm.scoring.meteor import score_meteor
+from fairseq_pmlm.scoring.presets import PRESETS, prepare, split_at_ends
+from fairseq_pmlm.scoring.report import format_table
+from fairseq_pmlm.scoring.rouge import score_rouge
+from fairseq_pmlm.scoring.statistics import text_statistics
 from fairseq_pmlm.scoring.words import penn_words, split_words
 from fairseq_pmlm.utils.errors import PMLMError
 

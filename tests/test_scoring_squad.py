@@ -5,8 +5,10 @@ import random
 
 import numpy as np
 import pytest
+from commands import call
 
-from fairseq_pmlm.scoring import Bootstrap, format_table
+from fairseq_pmlm.scoring.base import Bootstrap
+from fairseq_pmlm.scoring.report import format_table
 from fairseq_pmlm.scoring.squad import best_threshold, exact_and_f1, normalize, score_squad
 from fairseq_pmlm.utils.errors import PMLMError
 
@@ -169,9 +171,7 @@ def files(tmp_path):
 
 
 def run(files, *options):
-    import score_squad as script
-
-    script.main(["--data", str(files / "data.json"), "--predictions", str(files / "predictions.json"), *options])
+    call("score", "--metric", "squad", "--hyp", files / "predictions.json", "--ref", files / "data.json", *options)
 
 
 def test_script(files, capsys):

@@ -26,7 +26,7 @@ def test_the_same_candidates_as_fairseq_s(sentences, beams, types, step, allowed
     scores = torch.randn(sentences, beams, step, dtype=torch.float64)
     if step and beams > 1 and seed % 3 == 0:
         scores[0, 1] = -torch.inf  # a beam that has ended
-    ours = BeamSearch(small_dictionary()).step(step, lprobs, scores)
+    ours = BeamSearch().step(step, lprobs, scores)
     theirs = search.BeamSearch(small_dictionary()).step(step, lprobs.clone(), scores)
     assert torch.equal(ours[0], theirs[0])
     real = theirs[0] > -torch.inf  # of the impossible ones, any will do
@@ -40,5 +40,5 @@ def test_the_best_is_found_wherever_it_is(place):
     index = {"first": 0, "last of a block": 4 * BLOCK - 1, "rest": types - 1}[place]
     lprobs = torch.randn(2, 3, types)
     lprobs[1, 2, index] = 9.0
-    totals, words, beams = BeamSearch(small_dictionary()).step(1, lprobs, torch.zeros(2, 3, 1))
+    totals, words, beams = BeamSearch().step(1, lprobs, torch.zeros(2, 3, 1))
     assert (totals[1, 0], words[1, 0], beams[1, 0]) == (9.0, index, 2)

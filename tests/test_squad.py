@@ -12,6 +12,7 @@ from fairseq.logging import metrics
 from test_squad_windows import Words
 
 from fairseq_pmlm.criterions.pmlm_squad import PMLMSquadCriterion, span_loss
+from fairseq_pmlm.model.pmlm import Predict
 from fairseq_pmlm.preparation.squad import Part, write_meta
 from fairseq_pmlm.scoring.squad import score_squad
 from fairseq_pmlm.squad import windows
@@ -167,7 +168,8 @@ class Oracle(torch.nn.Module):
         super().__init__()
         self.table = torch.randn(40, 2, generator=torch.Generator().manual_seed(seed))
 
-    def forward(self, src_tokens, src_lengths, spans):
+    def forward(self, predict, src_tokens, src_lengths):
+        assert predict.head == "span_head"
         drift = torch.arange(src_tokens.size(1))[:, None] * torch.tensor([0.3, -0.2])
         return (self.table[src_tokens] + torch.sin(drift + src_lengths[:, None, None])), None
 
@@ -188,7 +190,7 @@ def test_whole_set_metrics_equal_predictions_scored(tmp_path, version):
     for index in range(len(dataset)):
         question, passage, first, *_ = dataset.rows[index].tolist()
         item = dataset[index]
-        scores, _ = model(item["tokens"][None], torch.tensor([len(item["tokens"])]), spans=True)
+        scores, _ = model(Predict(head="span_head"), item["tokens"][None], torch.tensor([len(item["tokens"])]))
         number = dataset.texts.ids[question]
         words = dataset.texts.passages[passage].split(" ")
         for i in range(item["offset"], len(item["tokens"]) - 1):
@@ -208,7 +210,7 @@ def test_whole_set_metrics_equal_predictions_scored(tmp_path, version):
 
     found = {}
     for batch in collate_all(dataset, 5):
-        logits, _ = model(**batch["net_input"], spans=True)
+        logits, _ = model(Predict(head="span_head"), **batch["net_input"])
         for window in dataset.decode(batch, logits, 4, 6):
             found.setdefault(window.question, []).append(window)
     predictions = [combine(dataset, question, found[question], 6) for question in range(len(references))]

@@ -11,7 +11,7 @@ from fairseq_pmlm.scoring.squad import exact_and_f1
 from fairseq_pmlm.squad import windows
 from fairseq_pmlm.squad.reader import Answer
 from fairseq_pmlm.squad.spans import Span, best_spans, merge, no_answer_probability
-from fairseq_pmlm.tokenizers.offsets import extents
+from fairseq_pmlm.tokenizers.offsets import original_offsets
 from fairseq_pmlm.utils.errors import PMLMError
 
 
@@ -52,16 +52,16 @@ class Words:
 
     pieces = ()
 
-    def encode_with_extents(self, text):
+    def encode_with_offsets(self, text):
         spans, at = [], 0
         for word in text.split(" "):
             cut = len(word.rstrip(",.)"))
             spans += [(at + a, at + b) for a, b in ((0, cut), (cut, len(word))) if a < b]
             at += len(word) + 1
-        return [text[a:b].lower() for a, b in spans], extents(text, spans, [False] * len(spans))
+        return [text[a:b].lower() for a, b in spans], original_offsets(text, spans, [False] * len(spans))
 
     def encode(self, text):
-        return " ".join(self.encode_with_extents(text)[0])
+        return " ".join(self.encode_with_offsets(text)[0])
 
 
 @settings(max_examples=300, deadline=None)
@@ -73,7 +73,7 @@ def test_answers_are_found_wherever_a_run_of_pieces_spells_them(words, data):
     answer = Answer(passage[begin:end], begin)
     if not answer.text.strip():
         return
-    _, places = Words().encode_with_extents(passage)
+    _, places = Words().encode_with_offsets(passage)
     found = windows.find_answer(passage, places, answer)
     begin += len(answer.text) - len(answer.text.lstrip())
     end -= len(answer.text) - len(answer.text.rstrip())
@@ -92,7 +92,7 @@ def test_answers_are_found_wherever_a_run_of_pieces_spells_them(words, data):
 
 def test_answers_that_no_pieces_spell():
     passage = "The fox ran in the 1990s (the)"
-    _, places = Words().encode_with_extents(passage)
+    _, places = Words().encode_with_offsets(passage)
     find = lambda text, start: windows.find_answer(passage, places, Answer(text, start))  # noqa: E731
     assert find("1990", 19) is None
     assert find("fox", 4) == (1, 1)

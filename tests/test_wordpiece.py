@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertTokenizer
 
-from fairseq_pmlm.tokenizers import byte_bpe, wordpiece
 from fairseq_pmlm.tokenizers import files as tokenizer_files
-from fairseq_pmlm.tokenizers import sentencepiece as bpe
+from fairseq_pmlm.tokenizers import wordpiece
+from fairseq_pmlm.tokenizers.byte_bpe import ByteBPE
+from fairseq_pmlm.tokenizers.symbols import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, SPECIAL, write_dictionary
 from fairseq_pmlm.utils.errors import PMLMError
 from fairseq_pmlm.utils.io import clean_line
 
@@ -43,7 +44,7 @@ def kit(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("wordpiece")
     pieces = PIECES if request.param == "uncased" else CASED
     path = write(folder, pieces)
-    bpe.write_dictionary(str(folder / "dict.txt"), tokenizer_files.symbols(path))
+    write_dictionary(str(folder / "dict.txt"), tokenizer_files.load(path).symbols)
     ours = encoders.build_bpe(Namespace(bpe="pmlm_wordpiece", wordpiece_vocab=path))
     theirs = BertTokenizer.from_pretrained(folder, do_lower_case=request.param == "uncased")
     return ours, theirs, Dictionary.load(str(folder / "dict.txt")), pieces
@@ -59,13 +60,13 @@ def byte_kit(tmp_path_factory):
     trained.save(str(folder / "theirs.json"))
     (folder / "vocab").mkdir()
     trained.save_model(str(folder / "vocab"))
-    (folder / "tokenizer.json").write_text(byte_bpe.read(str(folder / "theirs.json")).to_str())
+    (folder / "tokenizer.json").write_text(ByteBPE.load(str(folder / "theirs.json")).tokenizer.to_str())
     return folder, trained, tokenizer_files.load(str(folder / "tokenizer.json"))
 
 
 nasty = st.lists(
     st.one_of(
-        st.sampled_from([*TEXTS, *wordpiece.SPECIAL_PIECES, *bpe.SPECIAL, "\u2028", "\x00", "\ufffd", " "]),
+        st.sampled_from([*TEXTS, *wordpiece.SPECIAL_PIECES, *SPECIAL, "\u2028", "\x00", "\ufffd", " "]),
         st.text(st.characters(codec=None), max_size=8),
     ),
     max_size=8,
@@ -81,8 +82,8 @@ def test_pieces_are_those_of_transformers(kit, text):
 def test_dictionary_has_every_line_once(kit):
     _, _, dictionary, pieces = kit
     assert len(dictionary) == len(pieces) + 1  # and <pseudo>
-    assert dictionary.symbols[:4] == list(bpe.FAIRSEQ_SYMBOLS)
-    assert dictionary.symbols[-2:] == list(bpe.EXTRA_SYMBOLS)
+    assert dictionary.symbols[:4] == list(FAIRSEQ_SYMBOLS)
+    assert dictionary.symbols[-2:] == list(EXTRA_SYMBOLS)
     assert dictionary.symbols[4:-2] == [piece for piece in pieces if piece not in wordpiece.SPECIAL_PIECES]
 
 
@@ -91,7 +92,7 @@ def test_dictionary_has_every_line_once(kit):
 def test_text_never_spells_a_special_symbol(kit, byte_kit, text):
     for ours in (kit[0], byte_kit[2]):
         encoded = ours.encode(text)
-        assert not (bpe.SPECIAL - {"<unk>"}).intersection(encoded.split())
+        assert not (SPECIAL - {"<unk>"}).intersection(encoded.split())
         assert encoded.split() == [symbol for symbol in encoded.split(" ") if symbol]  # nothing falls apart
 
 
@@ -114,7 +115,7 @@ def test_words_are_put_together(kit):
 def test_duplicate_blank_and_reserved_lines_keep_a_row(tmp_path):
     pieces = ["cat", *PIECES, "", "<s>", "madeupword0001", "a\u00a0b", "the", "[SEP]"]
     path = write(tmp_path, pieces)
-    table = wordpiece.name_symbols(pieces)
+    table = wordpiece.symbol_table(pieces)
     assert table[-6:] == ["<empty>", "<s>_", "madeupword0001_", "a<U+00A0>b", "the", "</s>"]  # the last one counts
     assert table[0] == "cat_"
     assert table[1 + PIECES.index("the")] == "the_"
@@ -122,7 +123,7 @@ def test_duplicate_blank_and_reserved_lines_keep_a_row(tmp_path):
     assert len(set(table)) == len(table)
     ours = tokenizer_files.load(path)
     assert ours.encode("the cat") == "the cat"
-    bpe.write_dictionary(str(tmp_path / "dict.txt"), tokenizer_files.symbols(path))
+    write_dictionary(str(tmp_path / "dict.txt"), tokenizer_files.load(path).symbols)
     assert len(Dictionary.load(str(tmp_path / "dict.txt"))) == len(pieces) + 1
 
 
@@ -136,7 +137,7 @@ def test_case_follows_the_vocabulary_or_the_file_beside_it(tmp_path):
     assert tokenizer_files.load(path).encode("The cat") == "<unk> cat"
     assert tokenizer_files.fingerprint(path) != before
     (tmp_path / "copy").mkdir()
-    copied = tokenizer_files.copy(path, str(tmp_path / "copy"))
+    copied = tokenizer_files.load(path).save(str(tmp_path / "copy"))
     assert tokenizer_files.fingerprint(copied) == tokenizer_files.fingerprint(path)
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     assert tokenizer_files.fingerprint(path) == before
@@ -153,8 +154,8 @@ def test_byte_pieces_are_those_of_transformers(byte_kit, tmp_path):
     (tmp_path / "roberta" / "config.json").write_text('{"model_type": "roberta"}')
     theirs = AutoTokenizer.from_pretrained(tmp_path / "roberta")
     assert ours.encode("The cats sat, 안녕").split() == theirs.tokenize("The cats sat, 안녕")
-    two_files = byte_bpe.read(str(folder / "vocab" / "vocab.json"))
-    assert json.loads(two_files.to_str()) == json.loads((folder / "tokenizer.json").read_text())
+    two_files = ByteBPE.load(str(folder / "vocab" / "vocab.json"))
+    assert json.loads(two_files.content) == json.loads((folder / "tokenizer.json").read_text())
 
 
 def test_bad_files(tmp_path):

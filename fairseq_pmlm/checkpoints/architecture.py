@@ -1,12 +1,14 @@
 """The architecture that a checkpoint stores, for ``--arch-from FILE``, and as flags of ``fairseq-train``."""
 
 import os
+import re
 from argparse import Namespace
 from typing import Any
 
-from ..conversion.files import check_readable
+from torch import Tensor
+
 from ..utils.errors import PMLMError
-from .safe_load import torch_load
+from .safe_load import check_readable, torch_load
 
 # Options of the model that its parameters depend on, by shape or by meaning.
 OPTIONS = (
@@ -26,6 +28,14 @@ OPTIONS = (
     "target_segment",
 )
 
+# options of the model -> the parameter whose shape says the same, and its axis
+SIZES = {
+    "encoder_embed_dim": ("backbone.embed_tokens.weight", 1),
+    "max_positions": ("backbone.embed_positions.weight", 0),
+    "num_segments": ("backbone.embed_segments.weight", 0),
+    "encoder_ffn_embed_dim": ("backbone.layers.0.fc1.weight", 0),
+}
+
 
 def stored_options(path: str) -> dict[str, Any]:
     """The options of the PMLM in the checkpoint *path*, as stored.
@@ -43,8 +53,41 @@ def stored_options(path: str) -> dict[str, Any]:
     options = cfg.get("model") if cfg else None
     options = vars(options) if isinstance(options, Namespace) else options
     if not options or "identity" not in state.get("model", {}):
-        raise PMLMError(f"checkpoint {path} does not hold a fairseq_pmlm model; see scripts/import_checkpoint.py")
+        raise PMLMError(f"checkpoint {path} does not hold a fairseq_pmlm model; see pmlm import")
     return dict(options)
+
+
+def check_sizes(content: Any, where: str) -> None:
+    """Compare the sizes among the options of one of our checkpoints with its parameters, before a model of such sizes
+    is made.
+
+    Args:
+        content: what was read; checkpoints of other models, and other things, pass.
+        where: what to call the checkpoint in an error.
+
+    Raises:
+        PMLMError: they contradict each other, or what should be parameters are none.
+    """
+    parameters = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(parameters, dict) or "identity" not in parameters:
+        return
+    cfg = content.get("cfg")
+    options = cfg.get("model") if isinstance(cfg, dict) else None
+    options = vars(options) if isinstance(options, Namespace) else options
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in parameters.items()):
+        raise PMLMError(f"{where} is damaged: not all that its 'model' holds are named tensors")
+    if not isinstance(options, dict):
+        return
+    found = {
+        option: parameters[name].shape[axis : axis + 1] for option, (name, axis) in SIZES.items() if name in parameters
+    }
+    layers = {match[1] for match in (re.match(r"backbone\.layers\.(\d+)\.", name) for name in parameters) if match}
+    for option, size in [*found.items(), ("encoder_layers", (len(layers),))]:
+        if option in options and (options[option],) != tuple(size):
+            raise PMLMError(
+                f"{where} is damaged: its options give {option} {str(options[option])[:100]}, its parameters "
+                f"{size[0] if size else 'none'}"
+            )
 
 
 def take_from(path: str, args: Namespace, named: dict[str, int]) -> None:

@@ -5,38 +5,36 @@ tensors and Python's own literals; :func:`torch_load` adds the plain data that f
 small file cannot claim much memory either: nothing in it may be larger than the file.
 """
 
-import argparse
-import collections
 import contextlib
-import functools
 import io
 import os
 import pickle
 import pickletools
 import re
-import typing
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 
 from ..utils.errors import PMLMError, first_line
+from .stand_ins import CONTAINERS, FAIRSEQ, Attributes, allowed_types, to_plain
 
 
-def torch_load(file: Any, *args, **kwargs) -> Any:
+def torch_load(file: Any, *args, types: Mapping[str, Any] | None = None, **kwargs) -> Any:
     """``torch.load`` that never executes pickled code and says in one line what is wrong with a file.
 
     Args:
         file: a path or an open binary file.
         args: as for ``torch.load``.
+        types: what is to be used in place of some of :func:`~fairseq_pmlm.checkpoints.stand_ins.allowed_types`, by the
+            same names: classes of plain data.
         kwargs: as for ``torch.load``; ``weights_only`` is True whatever they or torch's environment variables say.
 
     Raises:
-        PMLMError: if the file is truncated or no checkpoint, or holds a type that is not in :func:`allowed_types`, or
-            claims more memory than it has bytes.
+        PMLMError: if the file is truncated or no checkpoint, or holds a type that is not allowed, or claims more
+            memory than it has bytes.
         OSError: if the file cannot be opened.
     """
     kwargs["weights_only"] = True
@@ -44,9 +42,10 @@ def torch_load(file: Any, *args, **kwargs) -> Any:
     name = f"checkpoint {path}" if isinstance(path, str) else "what another process has broadcast"
     with _rewound(file) as stream:
         size = check_archive(stream, name)
-    # leave alone what the user has allowed with torch.serialization.add_safe_globals: leaving the block removes ours
-    extra = [(kind, name) for name, kind in allowed_types().items()]
-    extra = [item for item in extra if item not in torch.serialization.get_safe_globals()]
+    allowed = {**allowed_types(), **(types or {}), **_allowed_by_user()}
+    # leave alone what the user has allowed: leaving the block removes ours
+    theirs = torch.serialization.get_safe_globals()
+    extra: list[Any] = [(kind, name) for name, kind in allowed.items() if (kind, name) not in theirs]
     try:
         with torch.serialization.safe_globals(extra):
             # not torch.load: people replace that one to get weights_only=False everywhere
@@ -63,8 +62,33 @@ def torch_load(file: Any, *args, **kwargs) -> Any:
                 "it was not loaded, because loading it could run code"
             ) from error
         raise PMLMError(f"{name} is truncated, or not a checkpoint ({first_line(error)})") from error
-    check_content(content, size, name)
-    return content
+    check_content(content, size, name, _with_attributes(allowed))
+    return to_plain(content) if issubclass(allowed[CONTAINERS[0]], Attributes) else content
+
+
+def check_readable(path: str) -> None:
+    """Raise PMLMError if the file *path* cannot be read, or only stands for one that Git LFS has not fetched."""
+    try:
+        with open(path, "rb") as f:
+            start = f.read(64)
+    except OSError as error:
+        raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
+    check_fetched(start, path)
+
+
+def check_fetched(content: bytes, path: str) -> None:
+    """Raise PMLMError if *content*, of the file *path*, only stands for a file that Git LFS has not fetched."""
+    if content.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise PMLMError(f"{path} is a Git LFS pointer, not the file that it stands for; get that with git lfs pull")
+
+
+def _allowed_by_user() -> dict[str, Any]:
+    """The classes of fairseq's that the user has allowed with ``torch.serialization.add_safe_globals``, by name."""
+    items = torch.serialization.get_safe_globals()
+    named = [
+        item[::-1] if isinstance(item, tuple) else (f"{item.__module__}.{item.__qualname__}", item) for item in items
+    ]
+    return {name: kind for name, kind in named if name in FAIRSEQ}
 
 
 @contextlib.contextmanager
@@ -126,16 +150,17 @@ def _globals(stream: BinaryIO) -> Iterator[str]:
         for _ in range(5):  # as many as torch's older format begins with
             for opcode, argument, _ in pickletools.genops(stream):
                 if opcode.name == "GLOBAL":
-                    yield argument.rsplit(" ", 1)[-1]
+                    yield str(argument).rsplit(" ", 1)[-1]
 
 
-def check_content(content: Any, size: int, name: str) -> None:
+def check_content(content: Any, size: int, name: str, kinds: Collection[type]) -> None:
     """Refuse what is small in its file, and large to whoever uses it.
 
     Args:
         content: what was loaded.
         size: of the file, in bytes.
         name: what to call it in messages.
+        kinds: classes whose instances have attributes.
 
     Raises:
         PMLMError: tensors that are no plain numbers, or more of them than the file holds; lists within lists that stand
@@ -148,7 +173,7 @@ def check_content(content: Any, size: int, name: str) -> None:
     opened: set[int] = set()
     while pending:
         found, done, where = pending.pop()
-        parts = _parts(found)
+        parts = _parts(found, kinds)
         if isinstance(found, torch.Tensor):
             _check_tensor(found, where)
             storage = found.untyped_storage()
@@ -166,26 +191,27 @@ def check_content(content: Any, size: int, name: str) -> None:
             pending.append((found, True, where))
             keys = {id(part): f"{name}: {key!r}" for key, part in found.items()} if isinstance(found, dict) else {}
             for part in parts:
-                if isinstance(part, torch.Tensor) or _parts(part):
+                if isinstance(part, torch.Tensor) or _parts(part, kinds):
                     pending.append((part, False, keys.get(id(part), where)))
     if sum(storages.values()) > size:
         raise PMLMError(f"{name} is not sound: tensors of {sum(storages.values()):,} bytes in a file of {size:,}")
 
 
-def _parts(found: Any) -> list[Any]:
+def _parts(found: Any, kinds: Collection[type]) -> list[Any]:
     """What an object holds."""
     if isinstance(found, dict):
         return [*found.keys(), *found.values()]
     if isinstance(found, (list, tuple, set)):
         return list(found)
-    if type(found) in _plain_types():
-        return [part for key, part in vars(found).items() if key != "_parent"]  # omegaconf's way up
+    if type(found) in kinds:
+        way_up = "_parent" if type(found).__module__.startswith("omegaconf.") else None
+        return [part for name, part in vars(found).items() if name != way_up]
     return []
 
 
-@functools.cache
-def _plain_types() -> frozenset[type]:
-    kinds = (getattr(kind, "stands_for", kind) for kind in allowed_types().values())
+def _with_attributes(allowed: Mapping[str, Any]) -> frozenset[type]:
+    """Of *allowed* types, the classes whose instances have attributes."""
+    kinds = (getattr(kind, "stands_for", kind) for kind in allowed.values())
     return frozenset(kind for kind in kinds if isinstance(kind, type) and hasattr(kind, "__dict__"))
 
 
@@ -199,115 +225,6 @@ def _check_tensor(tensor: torch.Tensor, name: str) -> None:
             f"{name} is not sound: a tensor of {claimed:,} bytes, {tuple(tensor.shape)}, of which it holds "
             f"{tensor.untyped_storage().nbytes():,}"
         )
-
-
-@functools.cache
-def allowed_types() -> dict[str, Any]:
-    """What a checkpoint of fairseq may hold beside tensors and Python's own literals.
-
-    Whoever wrote the file chooses the arguments that these are called with and the attributes that their
-    instances get, so each of them must be plain data: no function that looks up, imports, evaluates or calls anything.
-    numpy's scalars have stand-ins, because numpy's own state setters trust their input; so have types that are there to
-    be named, which a pickle could call (``str`` of lists within lists fills any memory).
-
-    Returns:
-        The name under which a pickle knows it -> what is used in its place.
-    """
-    from fairseq.data.dictionary import Dictionary
-    from fairseq.distributed.utils import _TensorPlaceholder
-    from fairseq.logging import meters
-    from omegaconf import base, dictconfig, listconfig, nodes
-
-    allowed = {
-        "argparse.Namespace": argparse.Namespace,  # the options, or cfg.model in newer checkpoints
-        # numpy scalars: statistics, learning rates, best scores; numpy 1 and numpy 2 name them differently
-        "numpy.dtype": _PickledDtype,
-        "numpy.core.multiarray.scalar": _numpy_scalar,
-        "numpy._core.multiarray.scalar": _numpy_scalar,
-        # omegaconf: the configuration is a container on its way from rank 0 to the others, and in some older files
-        "omegaconf.dictconfig.DictConfig": _by_state(dictconfig.DictConfig),
-        "omegaconf.listconfig.ListConfig": _by_state(listconfig.ListConfig),
-        "omegaconf.base.ContainerMetadata": _by_state(base.ContainerMetadata),
-        "omegaconf.base.Metadata": _by_state(base.Metadata),
-        "collections.defaultdict": _defaultdict,  # an empty cache in ContainerMetadata
-        # ... whose metadata names the types of keys and elements
-        "typing.Any": _TypeName(typing.Any),
-        "typing.Dict": _TypeName(typing.Dict),
-        "typing.List": _TypeName(typing.List),
-        # what fairseq's speech tasks keep in their state
-        "fairseq.data.dictionary.Dictionary": Dictionary,
-        # where a tensor was in an object that is being broadcast
-        "fairseq.distributed.utils._TensorPlaceholder": _TensorPlaceholder,
-    }
-    for node in ("AnyNode", "StringNode", "IntegerNode", "FloatNode", "BooleanNode", "BytesNode"):
-        allowed[f"omegaconf.nodes.{node}"] = _by_state(getattr(nodes, node))
-    for builtin in (bool, int, float, str, bytes, list, dict, tuple):
-        allowed[f"builtins.{builtin.__name__}"] = _TypeName(builtin)
-    # files from before 2020 hold the meters themselves, under the module that they were in then
-    for meter in ("AverageMeter", "TimeMeter", "StopwatchMeter"):
-        allowed[f"fairseq.meters.{meter}"] = allowed[f"fairseq.logging.meters.{meter}"] = getattr(meters, meter)
-    return allowed
-
-
-class _TypeName:
-    """Stands in for a type in a pickle, where it is the value of an attribute. Called, it makes an empty value alone:
-    that is how the second protocol writes ``b""``."""
-
-    def __init__(self, kind: Any):
-        self.kind = kind
-
-    def __call__(self) -> Any:
-        return self.kind()
-
-
-def _by_state(kind: type) -> type:
-    """A stand-in for a class of omegaconf's whose instances have a state: made empty, they get it and are of *kind*."""
-
-    class Meta(type(kind)):
-        def __call__(cls, *args, **kwargs):
-            raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {kind.__module__}.{kind.__qualname__}(...)")
-
-    class StandIn(kind, metaclass=Meta):
-        stands_for = kind
-
-        def __setstate__(self, state: dict[str, Any]):
-            state = {key: value.kind if isinstance(value, _TypeName) else value for key, value in state.items()}
-            object.__setattr__(self, "__class__", kind)
-            setter = getattr(kind, "__setstate__", None)
-            if setter is not None:
-                setter(self, state)
-            else:
-                self.__dict__.update(state)
-
-    return StandIn
-
-
-def _defaultdict(factory: Any = None) -> collections.defaultdict:
-    """Stands in for ``collections.defaultdict``: an empty one."""
-    return collections.defaultdict(factory.kind if isinstance(factory, _TypeName) else None)
-
-
-class _PickledDtype:
-    """Stands in for ``numpy.dtype`` in a pickle: the type of a number, nothing else (no objects, no fields)."""
-
-    def __init__(self, code: str, align: bool = False, copy: bool = False):
-        # the code is for example 'f8', or '>f8' from other writers
-        if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?[biufc]\d{1,2}", code):
-            # worded as torch words it, see _refused_type
-            raise pickle.UnpicklingError(f"Unsupported global: GLOBAL numpy.dtype({code!r})")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: tuple):
-        # (version, byte order, ...): for the type of a number, the rest says nothing new
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
-
-
-def _numpy_scalar(dtype: _PickledDtype, data: bytes) -> np.generic:
-    """Stands in for ``numpy.core.multiarray.scalar`` in a pickle: the one number whose bytes are *data*."""
-    if not isinstance(dtype, _PickledDtype) or not isinstance(data, bytes) or len(data) != dtype.dtype.itemsize:
-        raise ValueError("not the bytes of one number")
-    return np.frombuffer(data, dtype.dtype)[0]
 
 
 def _refused_type(error: Exception) -> str | None:

@@ -11,20 +11,22 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..checkpoints import metadata as identity
+from ..checkpoints import metadata
 from ..checkpoints.architecture import stored_options
 from ..checkpoints.safe_load import torch_load
-from ..model import heads
+from ..model import loading
 from ..model.config import PMLMConfig
-from ..tokenizers import dictionary as dict_files
-from ..tokenizers.sentencepiece import FAIRSEQ_SYMBOLS, all_symbols
+from ..tokenizers.base import Tokenizer
+from ..tokenizers.byte_bpe import ByteBPE
+from ..tokenizers.dictionary import load_vocabulary
+from ..tokenizers.symbols import all_symbols
+from ..tokenizers.wordpiece import WordPiece
 from ..utils import directories
 from ..utils.errors import PMLMError
-from ..utils.io import read_json, write_text
-from . import vocabulary
+from ..utils.io import read_json, write_bytes, write_text
 from .config import ACTIVATIONS, OWN, OWN_OPTIONS
 from .convert import PSEUDO_BIAS
-from .vocabulary import MASK_KEY, PSEUDO_KEY, PSEUDO_PIECE, Vocabulary
+from .vocabulary import MASK_KEY, PSEUDO_KEY, PSEUDO_PIECE, Vocabulary, row_symbols
 
 FORMATS = ("auto", "bert", "unilm")
 OURS = re.compile(
@@ -57,10 +59,10 @@ def export_checkpoint(path: str, vocab_from: str, save_dir: str, kind: str = "au
         raise PMLMError(f"checkpoint {path} has relative positions, which BERT has not; --format unilm keeps them")
     if kind == "auto":
         kind = "unilm" if options["relative_positions"] else "bert"
-    dictionary, tokenizer = dict_files.find_vocabulary(vocab_from)
-    words = vocabulary.read(tokenizer, {})
+    _, tokenizer = load_vocabulary(vocab_from)
+    words = Vocabulary(tokenizer, row_symbols(tokenizer, os.path.join(vocab_from, tokenizer.file_name)))
     state = torch_load(path, map_location="cpu")["model"]
-    check_symbols(state, options, dictionary, tokenizer, path)
+    check_symbols(state, options, tokenizer, path)
     words, rows = own_rows(words, state, kind)
     tensors = to_bert(state, options, rows)
     config = to_config(options, words, kind, "<pseudo>" in words.symbols)
@@ -78,7 +80,7 @@ def export_checkpoint(path: str, vocab_from: str, save_dir: str, kind: str = "au
                 tensors["cls.predictions.decoder_weight"] = tensors["bert.embeddings.word_embeddings.weight"]
             torch.save(tensors, file, _use_new_zipfile_serialization=False)  # their torch is 1.2
     own = ", [P] in a row of its own" if "<pseudo>" in words.symbols else ", [P] in the row of [MASK]"
-    own += "".join(f"; left out, as such files hold no heads of ours: {path}" for path in heads.find(state))
+    own += "".join(f"; left out, as such files hold no heads of ours: {path}" for path in loading.find_heads(state))
     return f"{save_dir}: {kind}, {len(tensors)} tensors, {len(words.symbols):,} pieces{own}"
 
 
@@ -97,13 +99,11 @@ def check_is_ours(save_dir: str) -> None:
         )
 
 
-def check_symbols(
-    state: dict[str, Tensor], options: dict[str, Any], dictionary: str, tokenizer: str, path: str
-) -> None:
-    """Raise PMLMError unless the checkpoint was trained with this dictionary and this tokenizer."""
-    symbols = [*FAIRSEQ_SYMBOLS, *dict_files.read_dictionary(dictionary)]
-    here = identity.facts(SimpleNamespace(**options), symbols, tokenizer)
-    identity.check(identity.from_tensor(state["identity"]), here, f"checkpoint {path}")
+def check_symbols(state: dict[str, Tensor], options: dict[str, Any], tokenizer: Tokenizer, path: str) -> None:
+    """Raise PMLMError unless the checkpoint was trained with this tokenizer and the dictionary made from it."""
+    here = metadata.facts(SimpleNamespace(**options), all_symbols(tokenizer.symbols), None)
+    here["tokenizer"] = tokenizer.fingerprint()
+    metadata.check(metadata.from_tensor(state["identity"]), here, f"checkpoint {path}")
 
 
 def own_rows(words: Vocabulary, state: dict[str, Tensor], kind: str) -> tuple[Vocabulary, list[int]]:
@@ -112,7 +112,7 @@ def own_rows(words: Vocabulary, state: dict[str, Tensor], kind: str) -> tuple[Vo
     [P] has a row of its own, behind all others, unless it is what importing makes of [MASK]. The authors' code feeds
     [MASK] where we feed [P]: for it, the two change places.
     """
-    ours = {symbol: i for i, symbol in enumerate(all_symbols(words.types()))}
+    ours = {symbol: i for i, symbol in enumerate(all_symbols(words.tokenizer.symbols))}
     mask, pseudo = ours["<mask>"], ours["<pseudo>"]
     bias = state["output_layer.bias"]
     copied = all(
@@ -204,16 +204,16 @@ def to_config(options: dict[str, Any], words: Vocabulary, kind: str, own_pseudo:
 
 def write_tokenizer(words: Vocabulary, folder: str) -> None:
     """The tokenizer's files as transformers looks for them."""
+    tokenizer = words.tokenizer
     config: dict[str, Any]
-    if words.name == "vocab.txt":
-        pieces, settings = vocabulary.read_wordpiece(words.path)
-        lines = [*pieces, PSEUDO_PIECE][: len(words.symbols)]
+    if isinstance(tokenizer, WordPiece):
+        lines = [*tokenizer.vocabulary, PSEUDO_PIECE][: len(words.symbols)]
         write_text(os.path.join(folder, "vocab.txt"), "".join(f"{line}\n" for line in lines))
-        config = {"tokenizer_class": "BertTokenizer", **settings._asdict()}
-    elif words.name == "tokenizer.json":
-        shutil.copyfile(words.path, os.path.join(folder, "tokenizer.json"))
+        config = {"tokenizer_class": "BertTokenizer", **tokenizer.settings._asdict()}
+    elif isinstance(tokenizer, ByteBPE):
+        tokenizer.save(folder)
         config = {"tokenizer_class": "RobertaTokenizer"}
     else:
-        shutil.copyfile(words.path, os.path.join(folder, "sentencepiece.bpe.model"))
+        write_bytes(os.path.join(folder, "sentencepiece.bpe.model"), tokenizer.content)
         config = {"tokenizer_class": "XLMRobertaTokenizer"}
     write_text(os.path.join(folder, "tokenizer_config.json"), json.dumps(config, indent=2, sort_keys=True) + "\n")

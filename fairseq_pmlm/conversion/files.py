@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional
 import safetensors
 from torch import Tensor
 
-from ..checkpoints.safe_load import torch_load
+from ..checkpoints.safe_load import check_readable, torch_load
 from ..utils.errors import PMLMError, first_line
 from ..utils.io import read_json
 
@@ -54,17 +54,6 @@ def locate(path: str) -> Checkpoint:
     return Checkpoint(weights, beside(CONFIG), beside(*VOCABULARIES))
 
 
-def check_readable(path: str) -> None:
-    """Raise PMLMError if the file *path* cannot be read, or only stands for one that Git LFS has not fetched."""
-    try:
-        with open(path, "rb") as f:
-            start = f.read(64)
-    except OSError as error:
-        raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
-    if start.startswith(b"version https://git-lfs.github.com/spec/"):
-        raise PMLMError(f"{path} is a Git LFS pointer, not the file that it stands for; get that with git lfs pull")
-
-
 def read_tensors(path: str) -> dict[str, Tensor]:
     """The tensors of a file, or of the shards that an index (``*.index.json``) names.
 
@@ -76,7 +65,7 @@ def read_tensors(path: str) -> dict[str, Tensor]:
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise PMLMError(f"{path} is no index of shards: it has no weight_map from names to files")
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for shard in dict.fromkeys(weight_map.values()):
         if shard != os.path.basename(shard):
             raise PMLMError(f"{path}: the shard {shard!r} is not in the folder of the index")
@@ -108,7 +97,7 @@ def _read_file(path: str) -> dict[str, Tensor]:
         content = torch_load(path, map_location="cpu")
     except OSError as error:
         raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     if isinstance(content, dict):
         tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors or len(tensors) < len(content):

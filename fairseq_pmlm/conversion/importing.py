@@ -4,30 +4,29 @@ import dataclasses
 import enum
 import os
 import re
-from types import SimpleNamespace
 from typing import Any, Optional
 
 import torch
-from fairseq.data import Dictionary
-from fairseq.dataclass.configs import CommonConfig
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from ..checkpoints import metadata as identity
+from ..checkpoints import metadata
 from ..checkpoints.architecture import flags
-from ..model.config import ARCHITECTURES, PMLMConfig
-from ..model.pmlm import PMLMModel
-from ..tokenizers import files as tokenizer_files
-from ..tokenizers import wordpiece
-from ..tokenizers.sentencepiece import EXTRA_SYMBOLS
+from ..model.config import ARCHITECTURES, PMLMConfig, check
+from ..model.pmlm import PMLM
+from ..tokenizers.base import Tokenizer
+from ..tokenizers.dictionary import Dictionary
+from ..tokenizers.files import KINDS
+from ..tokenizers.symbols import EXTRA_SYMBOLS
+from ..tokenizers.wordpiece import CONFIG
 from ..utils import directories
 from ..utils.errors import PMLMError
 from ..utils.io import read_json
 from . import names, vocabulary
+from .common import COMMON
 from .convert import convert
 from .files import VOCABULARIES, locate, read_tensors
 
-OURS = re.compile("|".join(map(re.escape, ("model.pt", "dict.txt", *tokenizer_files.KINDS, wordpiece.CONFIG))))
+OURS = re.compile("|".join(map(re.escape, ("model.pt", "dict.txt", *KINDS, CONFIG))))
 
 
 def import_checkpoint(
@@ -68,15 +67,15 @@ def import_checkpoint(
             options, state, report = convert(tensors, content, where, kind, words.rows(), len(words.symbols))
         except PMLMError as error:
             raise PMLMError(f"--checkpoint {path}: {error}") from None
-        tokenizer = words.write(folder)
-        options, state["identity"] = describe(options, words.types(), tokenizer, state)
+        words.write(folder)
+        options, state["identity"] = describe(options, words.tokenizer, state)
         objective = "ae+par" if kind == "unilm" or "<pseudo>" in words.symbols else "ae"  # what [P] has learned
         made = fairseq_checkpoint(options, state, os.path.realpath(save_dir), objective)
         torch.save(made, os.path.join(folder, "model.pt"))
     return [
         *report.lines(),
         f"model: {sum(tensor.numel() for tensor in state.values()) - redundant(options, state):,} parameters; "
-        f"dictionary: {len(words.types()) + 6:,} symbols, with {tokenizer_files.KINDS[words.name][0]}",
+        f"dictionary: {len(words.rows()):,} symbols, with {words.tokenizer.name}",
         f"to train it: --arch pmlm --arch-from {os.path.join(save_dir, 'model.pt')}",
         f"   which is: {flags(options, ARCHITECTURES, PMLMConfig())}",
     ]
@@ -88,9 +87,7 @@ def redundant(options: dict[str, Any], state: dict[str, Tensor]) -> int:
     return state["identity"].numel() + tied
 
 
-def describe(
-    options: dict[str, Any], types: list[str], tokenizer: str, state: dict[str, Tensor]
-) -> tuple[dict[str, Any], Tensor]:
+def describe(options: dict[str, Any], tokenizer: Tokenizer, state: dict[str, Tensor]) -> tuple[dict[str, Any], Tensor]:
     """All options of the model, and the identity of its checkpoint; compares *state* with the model it is for.
 
     Raises:
@@ -98,28 +95,29 @@ def describe(
     """
     cfg = PMLMConfig(**options)
     dictionary = Dictionary()
-    for symbol in (*types, *EXTRA_SYMBOLS):
+    for symbol in (*tokenizer.symbols, *EXTRA_SYMBOLS):
         dictionary.add_symbol(symbol)
+    check(cfg)
     with torch.device("meta"):  # shapes alone
-        task = SimpleNamespace(source_dictionary=dictionary, cfg=SimpleNamespace(data=""))
-        expected = PMLMModel.build_model(cfg, task).state_dict()
+        expected = PMLM(cfg, dictionary).state_dict()
     del expected["identity"]
     ours, theirs = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (expected, state))
     assert ours == theirs, ours.items() ^ theirs.items()
     known = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.name != "_name"}
     known = {name: str(value) if isinstance(value, enum.Enum) else value for name, value in known.items()}
-    return known, identity.to_tensor(identity.facts(cfg, dictionary.symbols, tokenizer))
+    facts = metadata.facts(cfg, dictionary.symbols, None)
+    facts["tokenizer"] = tokenizer.fingerprint()
+    return known, metadata.to_tensor(facts)
 
 
 def fairseq_checkpoint(options: dict[str, Any], state: dict[str, Tensor], data: str, objective: str) -> dict[str, Any]:
     """What ``fairseq-generate --path`` and ``fairseq-train --finetune-from-model`` read, before any training."""
     block = min(512, options["max_positions"])
     task = {"_name": "pmlm", "data": data, "objective": objective, "tokens_per_sample": block}
-    common = OmegaConf.to_container(OmegaConf.structured(CommonConfig), enum_to_str=True)  # tasks refer to it
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
     return {
         "args": None,
-        "cfg": {"common": common, "model": {"_name": "pmlm", **options}, "task": task},
+        "cfg": {"common": dict(COMMON), "model": {"_name": "pmlm", **options}, "task": task},
         "model": state,
         "criterion": None,
         "optimizer_history": [history],

@@ -8,8 +8,9 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 
-from ..data.pretraining_dataset import OBJECTIVES
+from ..data.collate import OBJECTIVES
 from ..model.kernels.projection_loss import CHUNK
+from ..model.pmlm import Predict
 from ..utils.errors import PMLMError
 
 PARTS = ("ae", "par", "ar")
@@ -45,7 +46,7 @@ class PMLMCriterion(FairseqCriterion):
         Returns:
             a tuple: the summed loss in nats, the number of masked positions, and what is logged of them.
         """
-        losses = model(**sample["net_input"], target=sample["target"], chunk=self.chunk)
+        losses = model(Predict(target=sample["target"], chunk=self.chunk), **sample["net_input"])
         objectives = sample["objectives"]
         masked = len(sample["target"]) // len(objectives)
         log = {key: sample[key] for key in ("ntokens", "nsentences", "nslots")}

@@ -11,6 +11,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
 from fairseq.dataclass import ChoiceEnum
 
 from ..model.kernels.projection_loss import CHUNK, ONE_HOT, Distribution
+from ..model.pmlm import Predict
 from ..utils.errors import PMLMError
 from .pmlm import PMLMCriterionConfig, check_chunk
 
@@ -22,7 +23,7 @@ class PMLMSeq2SeqCriterionConfig(LabelSmoothedCrossEntropyCriterionConfig, PMLMC
     label_smoothing: float = field(
         default=0.1, metadata={"help": "share of the target distribution that goes to other types; 0: none"}
     )
-    label_smoothing_type: ChoiceEnum(["fairseq", "kl"]) = field(
+    label_smoothing_type: ChoiceEnum(["fairseq", "kl"]) = field(  # type: ignore[valid-type]  # a call makes the enum
         default="fairseq",
         metadata={
             "help": "fairseq: cross-entropy, the share spread over all types; kl: as the authors', divergence from a "
@@ -62,16 +63,11 @@ class PMLMSeq2SeqCriterion(LabelSmoothedCrossEntropyCriterion):
         target = model.get_targets(sample, None)
         real = target.ne(self.padding_idx)
         real[:, : self.ignore_prefix_size] = False
-        wanted = real.flatten().nonzero()[:, 0]
+        select = real.flatten().nonzero()[:, 0]
         distribution, constant = self.smoothed(len(self.task.target_dictionary))
-        losses = model(
-            **sample["net_input"],
-            wanted=wanted,
-            target=target.flatten()[wanted],
-            distribution=distribution,
-            chunk=self.chunk,
-        )
-        loss = losses.loss + constant * len(wanted) if reduce else losses.rows + constant
+        predict = Predict(select=select, target=target.flatten()[select], distribution=distribution, chunk=self.chunk)
+        losses = model(predict, **sample["net_input"])
+        loss = losses.loss + constant * len(select) if reduce else losses.rows + constant
         nll = losses.nll.sum() if reduce else losses.nll
         sample_size = len(target) if self.sentence_avg else sample["ntokens"]
         logged = {
@@ -83,7 +79,7 @@ class PMLMSeq2SeqCriterion(LabelSmoothedCrossEntropyCriterion):
         }
         if self.report_accuracy:
             logged["n_correct"] = int(losses.correct.sum())
-            logged["total"] = len(wanted)
+            logged["total"] = len(select)
         return loss, sample_size, logged
 
     def smoothed(self, types: int) -> tuple[Distribution, float]:

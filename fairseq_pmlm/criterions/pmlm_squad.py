@@ -10,6 +10,7 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.logging import metrics
 from torch import Tensor
 
+from ..model.pmlm import Predict
 from ..squad.validation import Judged, summarize
 from ..squad.windows import UNKNOWN
 
@@ -28,7 +29,7 @@ class PMLMSquadCriterion(FairseqCriterion):
             a tuple: the loss in nats summed over windows (or (windows,), unless *reduce*), the number of windows whose
             answer is known, and what is logged.
         """
-        logits, _ = model(**sample["net_input"], spans=True)
+        logits, _ = model(Predict(head="span_head"), **sample["net_input"])
         loss, correct = span_loss(logits, sample["candidates"], sample["target"])
         known = int(sample["target"][:, 0].ne(UNKNOWN).sum())
         logged = {

@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import f1_score, matthews_corrcoef
 
 from ..preparation.glue import METRICS
 from ..utils.errors import PMLMError
+from ..utils.optional import require
 
 CORRELATIONS = ("pearson", "spearman")
 
@@ -52,12 +51,13 @@ def compute(metric: str, predicted, wanted) -> float:
     """
     if metric in CORRELATIONS and len(wanted) < 2:
         return 0.0
+    what = f"the metric {metric}"
     functions = {
         "accuracy": lambda: (predicted == wanted).mean(),
-        "f1": lambda: f1_score(wanted, predicted, zero_division=0),
-        "mcc": lambda: matthews_corrcoef(wanted, predicted),
-        "pearson": lambda: pearsonr(predicted, wanted)[0],
-        "spearman": lambda: spearmanr(predicted, wanted)[0],
+        "f1": lambda: require("sklearn.metrics", what).f1_score(wanted, predicted, zero_division=0),
+        "mcc": lambda: require("sklearn.metrics", what).matthews_corrcoef(wanted, predicted),
+        "pearson": lambda: require("scipy.stats", what).pearsonr(predicted, wanted)[0],
+        "spearman": lambda: require("scipy.stats", what).spearmanr(predicted, wanted)[0],
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of constants
@@ -94,7 +94,7 @@ class PMLMSentencePredictionCriterion(FairseqCriterion):
             PMLMError: the data has no labels.
         """
         if "target" not in sample:
-            raise PMLMError("this split has no labels; scripts/predict.py predicts them")
+            raise PMLMError("this split has no labels; pmlm predict predicts them")
         outputs, _ = model(**sample["net_input"], features_only=True, classification_head_name=self.head)
         targets = model.get_targets(sample, [outputs]).view(-1)
         if self.regression:

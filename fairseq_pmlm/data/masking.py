@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..tokenizers.symbols import SPECIAL
+
 MIN_NGRAM = 2  # a block that is not a single token holds 2..6 of them (paper, section 4.1)
 MAX_NGRAM = 6
 
@@ -83,10 +85,10 @@ def draw_mask(
             masked += length
             if masked >= wanted:
                 break
-    lengths = np.array(lengths)
-    first_of_block = np.cumsum(lengths) - lengths
-    positions = np.arange(masked) + np.repeat(np.array(starts) - first_of_block, lengths)
-    steps = np.arange(1, masked + 1) if one_token_steps else np.repeat(np.arange(1, len(lengths) + 1), lengths)
+    repeats = np.array(lengths)
+    first_of_block = np.cumsum(repeats) - repeats
+    positions = np.arange(masked) + np.repeat(np.array(starts) - first_of_block, repeats)
+    steps = np.arange(1, masked + 1) if one_token_steps else np.repeat(np.arange(1, len(repeats) + 1), repeats)
     return Mask(positions, steps)
 
 
@@ -123,7 +125,6 @@ def corrupt(
 
 def ordinary_types(dictionary) -> np.ndarray:
     """int64 (types,): indices of the symbols that text can hold: neither special nor ``madeupword`` padding."""
-    special = {"<s>", "<pad>", "</s>", "<unk>", "<mask>", "<pseudo>"}
     return np.array(
-        [i for i, s in enumerate(dictionary.symbols) if s not in special and not s.startswith("madeupword")], np.int64
+        [i for i, s in enumerate(dictionary.symbols) if s not in SPECIAL and not s.startswith("madeupword")], np.int64
     )

@@ -10,6 +10,7 @@ from fairseq.data import BaseWrapperDataset, LanguagePairDataset
 
 from ..utils.errors import PMLMError
 from . import masking
+from .cutting import cut, first_part
 
 logger = logging.getLogger(__name__)
 
@@ -38,31 +39,19 @@ class CutDataset(BaseWrapperDataset):
         self.name = name
         self._sizes = np.minimum(np.asarray(dataset.sizes), max_length)
         long = np.flatnonzero(np.asarray(dataset.sizes) > max_length).tolist()
-        full = [index for index in long if self.first_part(dataset[index]) > max_length - 2]
+        full = [index for index in long if first_part(dataset[index], eos) > max_length - 2]
         if full:
             raise PMLMError(
                 f"{len(full):,} lines of {name}, line {full[0] + 1} first, have a first part that leaves nothing of "
-                f"{max_length} tokens for the second ({self.first_part(dataset[full[0]])} with </s>); raise the limit"
+                f"{max_length} tokens for the second ({first_part(dataset[full[0]], eos)} with </s>); raise the limit"
             )
-
-    def first_part(self, item: torch.Tensor) -> int:
-        """Tokens of the first of two parts, with its </s>; 0 where there is one part."""
-        ends = item[:-1].eq(self.eos).nonzero()
-        return int(ends[0]) + 1 if len(ends) else 0
 
     @property
     def sizes(self):
         return self._sizes
 
     def __getitem__(self, index):
-        item = self.dataset[index]
-        surplus = len(item) - self.max_length
-        if surplus <= 0:
-            return item
-        whole = self.first_part(item)
-        room = self.max_length - 1 - whole
-        start = whole + {"head": 0, "tail": surplus, "middle": surplus // 2}[self.keep]
-        return torch.cat([item[:whole], item[start : start + room], item[-1:]])
+        return cut(self.dataset[index], self.max_length, self.keep, self.eos)
 
     def size(self, index):
         return int(self._sizes[index])
@@ -138,6 +127,7 @@ class PseudoMaskedPairDataset(LanguagePairDataset):
 
     def corrupt(self, tokens: np.ndarray, symbol: str, rng: np.random.Generator) -> np.ndarray:
         """What is shown in place of *tokens*; see :func:`fairseq_pmlm.data.masking.corrupt`."""
+        assert self.corruption is not None
         _, leave_unmasked_prob, random_token_prob, *_ = self.corruption
         index = self.tgt_dict.index(symbol)
         return masking.corrupt(tokens, index, self.random_types, rng, leave_unmasked_prob, random_token_prob)

@@ -23,7 +23,7 @@ import torch
 from ..checkpoints.safe_load import torch_load
 from ..utils.errors import PMLMError, find_cause, first_line
 from ..utils.io import replacing
-from .replace import replace
+from .replace import Patch
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ NAMES = r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+?)"
 # writing
 
 
-def write_whole() -> list[tuple[str, bool]]:
+def write_whole() -> list[Patch]:
     """Let every checkpoint appear complete, under its name, or not at all.
 
     Why: fairseq writes the first of a checkpoint's names in a way that a crash of the machine can tear (it does not
@@ -83,11 +83,11 @@ def write_whole() -> list[tuple[str, bool]]:
         return patched
 
     return [
-        replace(checkpoint_utils, "verify_checkpoint_directory", ['os.path.join(save_dir, "dummy")'], wrap_verify),
-        replace(
+        Patch(checkpoint_utils, "verify_checkpoint_directory", ['os.path.join(save_dir, "dummy")'], wrap_verify),
+        Patch(
             checkpoint_utils, "torch_persistent_save", ['PathManager.rename(filename + ".tmp", filename)'], wrap_save
         ),
-        replace(PathManager, "copy", ["return shutil.copyfile(src_path, dst_path)"], wrap_copy),
+        Patch(PathManager, "copy", ["return shutil.copyfile(src_path, dst_path)"], wrap_copy),
     ]
 
 

@@ -22,8 +22,8 @@ import torch
 from omegaconf import DictConfig
 
 from ..utils.errors import PMLMError, first_line
-from . import training_state as progress
-from .replace import replace
+from . import training_state
+from .replace import Patch
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ GONE = re.compile(
 )
 
 
-def train_in_many_processes() -> list[tuple[str, bool]]:
+def train_in_many_processes() -> list[Patch]:
     """Start, join and watch the processes of a training; see the functions that are called."""
     from fairseq import models
     from fairseq.distributed import utils
@@ -82,7 +82,7 @@ def train_in_many_processes() -> list[tuple[str, bool]]:
 
     def wrap_step(original):
         def patched(self, samples, *args, **kwargs):
-            progress.update()
+            training_state.update()
             return original(self, samples if self.is_fsdp else without_fillers(samples), *args, **kwargs)
 
         return patched
@@ -99,10 +99,10 @@ def train_in_many_processes() -> list[tuple[str, bool]]:
         return patched
 
     return [
-        replace(utils, "call_main", ["torch.cuda.device_count(),", "infer_init_method("], wrap_main),
-        replace(utils, "all_gather_list", ["torch.cuda.ByteTensor(buffer_size)"], wrap_gather),
-        replace(models, "DistributedFairseqModel", ["device_ids=[args.device_id],"], wrap_model),
-        replace(Trainer, "train_step", ["if is_dummy_batch:", "sample_size *= 0.0"], wrap_step),
+        Patch(utils, "call_main", ["torch.cuda.device_count(),", "infer_init_method("], wrap_main),
+        Patch(utils, "all_gather_list", ["torch.cuda.ByteTensor(buffer_size)"], wrap_gather),
+        Patch(models, "DistributedFairseqModel", ["device_ids=[args.device_id],"], wrap_model),
+        Patch(Trainer, "train_step", ["if is_dummy_batch:", "sample_size *= 0.0"], wrap_step),
     ]
 
 
@@ -291,7 +291,7 @@ def _spawned(index: int, parent: int, main, cfg, kwargs: dict) -> None:
 
     # to end with the process that has started this one: torch's SIGINT is ignored by what a script runs with "&", and
     # does not come where that process has ended already
-    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # type: ignore[attr-defined]  # torch has no stub
     if os.getppid() != parent:
         sys.exit("the process that has started this one is gone")
     with losses_named(cfg.distributed_training):
@@ -308,9 +308,9 @@ def leave(utils) -> None:
 
 def must_train(main, cfg, **kwargs) -> None:
     """fairseq's *main*, and an error where it was a training and made no update."""
-    progress.early_stopping = getattr(main, "__globals__", {}).get("should_stop_early")
+    training_state.early_stopping = getattr(main, "__globals__", {}).get("should_stop_early")
     main(cfg, **kwargs)
-    if progress.trained_nothing():
+    if training_state.trained_nothing():
         raise PMLMError(
             "nothing was trained: no update was made; what is logged above says why (--stop-min-lr, for example)"
         )

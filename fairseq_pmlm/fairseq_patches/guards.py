@@ -1,14 +1,11 @@
-"""Patches of fairseq that look at what it takes for granted: files are sound, gradients are numbers.
-
-:func:`fairseq_pmlm.fairseq_patches.compat.apply` runs them with its own.
-"""
+"""What fairseq takes for granted is looked at: files are sound, gradients are numbers."""
 
 import logging
 import re
 from typing import Any
 
 from ..utils.errors import PMLMError, first_line
-from .replace import replace
+from .replace import Patch
 
 logger = logging.getLogger(__name__)
 
@@ -17,12 +14,7 @@ logger = logging.getLogger(__name__)
 NONFINITE = re.compile(r"^gradients are Nan/Inf|^rank +\d+ = -?(nan|inf)$", re.MULTILINE)
 
 
-def patches() -> list[tuple[str, bool]]:
-    """Apply all of them; what :func:`~fairseq_pmlm.fairseq_patches.replace.replace` says of each."""
-    return [name_dictionary_lines(), check_classified_texts(), name_nonfinite_samples()]
-
-
-def name_dictionary_lines() -> tuple[str, bool]:
+def name_dictionary_lines() -> list[Patch]:
     """Say which line of a dictionary is broken.
 
     Why: fairseq ends in a traceback that has neither the file nor the number of the line.
@@ -45,10 +37,10 @@ def name_dictionary_lines() -> tuple[str, bool]:
 
         return patched
 
-    return replace(Dictionary, "add_from_file", ["Incorrect dictionary format, expected"], wrap)
+    return [Patch(Dictionary, "add_from_file", ["Incorrect dictionary format, expected"], wrap)]
 
 
-def check_classified_texts() -> tuple[str, bool]:
+def check_classified_texts() -> list[Patch]:
     """Check the binarized texts and labels of ``sentence_prediction`` as our own tasks check theirs.
 
     Why: an index is believed, and a token beyond the dictionary is looked up beyond the end of the embedding; on a GPU
@@ -56,7 +48,7 @@ def check_classified_texts() -> tuple[str, bool]:
     """
     from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
-    from ..data import indexed as binarized
+    from ..data import indexed
 
     def wrap(original):
         def patched(self, split, combine=False, **kwargs):
@@ -65,15 +57,15 @@ def check_classified_texts() -> tuple[str, bool]:
                 sides["label"] = self.label_dictionary
             for side, dictionary in sides.items():
                 labels = dictionary if side == "label" else None
-                binarized.check(f"{self.cfg.data}/{side}/{split}", len(dictionary), combine, labels)
+                indexed.check(f"{self.cfg.data}/{side}/{split}", len(dictionary), combine, labels)
             return original(self, split, combine=combine, **kwargs)
 
         return patched
 
-    return replace(SentencePredictionTask, "load_dataset", ["dataset = data_utils.load_indexed_dataset("], wrap)
+    return [Patch(SentencePredictionTask, "load_dataset", ["dataset = data_utils.load_indexed_dataset("], wrap)]
 
 
-def name_nonfinite_samples() -> tuple[str, bool]:
+def name_nonfinite_samples() -> list[Patch]:
     """Log the samples of an update whose gradients are NaN or infinite, and leave it out where that is asked for.
 
     Why: fairseq runs the update again, names the module where NaN comes up, and stops, but says nothing of the data.
@@ -109,7 +101,7 @@ def name_nonfinite_samples() -> tuple[str, bool]:
 
         return patched
 
-    return replace(Trainer, "train_step", ['raise FloatingPointError("gradients are Nan/Inf")'], wrap)
+    return [Patch(Trainer, "train_step", ['raise FloatingPointError("gradients are Nan/Inf")'], wrap)]
 
 
 def identify(sample: Any) -> list[int]:

@@ -24,7 +24,9 @@ def cut(text: str, where: str) -> tuple[list[str], list[int]]:
     Raises:
         PMLMError: there is no gap, or one of no tokens; *where* (file, line) starts the message.
     """
-    parts, sizes, end = [], [], 0
+    parts: list[str] = []
+    sizes: list[int] = []
+    end = 0
     for match in GAP.finditer(text):
         number = (match[1] or ":1")[1:]
         if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 1000:
@@ -58,8 +60,9 @@ def encode(text: str, bpe, dictionary, where: str) -> tuple[np.ndarray, list[ran
     """
     parts, sizes = cut(text, where)
     starts = (np.cumsum([len(part) for part in parts[:-1]]) + np.arange(len(sizes))).tolist()
-    symbols, extents = bpe.encode_with_extents(STAND_IN.join(parts))
-    tokens, gaps, blank = ["<s>"], [], False
+    symbols, extents = bpe.encode_with_offsets(STAND_IN.join(parts))
+    tokens, blank = ["<s>"], False
+    gaps: list[range] = []
     for symbol, (begin, end) in zip(symbols, extents.tolist(), strict=True):
         inside = [gap for gap, start in enumerate(starts) if begin <= start < end]
         if not inside:
@@ -99,7 +102,7 @@ def encode_filled(text: str, fillers: Sequence[str], bpe, dictionary, where: str
     for filler, part in zip(fillers, parts[1:], strict=True):
         bounds.append((len(whole), len(whole) + len(filler)))
         whole += filler + part
-    symbols, extents = bpe.encode_with_extents(whole)
+    symbols, extents = bpe.encode_with_offsets(whole)
     begins, ends = extents[:, 0], extents[:, 1]
     found = []
     for filler, (start, stop) in zip(fillers, bounds, strict=True):

@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from fairseq.data import data_utils
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..data import layout
+from ..data.collate import collate
 from ..data.masking import Mask, ordinary_types
-from ..data.pretraining_dataset import collate
-from ..model import incremental as decoding
+from ..model.incremental import encode, extend
+from ..model.pmlm import PMLM, Predict
 from ..utils.batching import batches
 
 MAX_TOKENS = 4000  # slots of a batch
@@ -48,12 +49,12 @@ class Filling(NamedTuple):
 
 @torch.no_grad()
 def infill(
-    model, texts: Sequence[Gapped], beam: int = 5, autoencoding: bool = False, max_tokens: int = MAX_TOKENS
+    model: PMLM, texts: Sequence[Gapped], beam: int = 5, autoencoding: bool = False, max_tokens: int = MAX_TOKENS
 ) -> list[list[Filling]]:
     """The best fillings of each text, the best one first: at most *beam*.
 
     Args:
-        model: a :class:`~fairseq_pmlm.model.pmlm.PMLMModel` in evaluation mode.
+        model: in evaluation mode.
         texts: what to fill. Those whose steps have the same sizes share a batch.
         beam: width of the search.
         autoencoding: predict all places at once at their [M] slots, as BERT does, whatever the steps.
@@ -61,7 +62,7 @@ def infill(
 
     Special symbols are never chosen; nothing is normalized again for that.
     """
-    allowed = torch.from_numpy(ordinary_types(model.dictionary)).to(model.output_layer.bias.device)
+    allowed = torch.from_numpy(ordinary_types(model.dictionary)).to(model.device)
     fill = fill_at_once if autoencoding else fill_by_steps
     found: list[list[Filling]] = [[] for _ in texts]
     groups = defaultdict(list)
@@ -81,11 +82,13 @@ def infill(
 
 
 @torch.no_grad()
-def score(model, texts: Sequence[Gapped], autoencoding: bool = False, max_tokens: int = MAX_TOKENS) -> list[np.ndarray]:
+def score(
+    model: PMLM, texts: Sequence[Gapped], autoencoding: bool = False, max_tokens: int = MAX_TOKENS
+) -> list[np.ndarray]:
     """Log-probabilities of the tokens that stand at the masked places: for each text float64 (masked,), as in its mask.
 
     Args:
-        model: a :class:`~fairseq_pmlm.model.pmlm.PMLMModel` in evaluation mode.
+        model: in evaluation mode.
         texts: what to score; tokens are the originals.
         autoencoding: predict at the [M] slots, each place from the context alone, whatever the steps.
         max_tokens: slots of a batch, with padding.
@@ -102,35 +105,35 @@ def score(model, texts: Sequence[Gapped], autoencoding: bool = False, max_tokens
         if not rows:
             continue
         sample = collate([{"id": row, "slots": slots[row]} for row in rows], objectives, model.dictionary.pad())
-        device = model.output_layer.bias.device
-        net_input = {k: x.to(device) if isinstance(x, Tensor) else x for k, x in sample["net_input"].items()}
-        nll = model(**net_input, target=sample["target"].to(device)).nll.double().cpu().numpy()
+        net_input = {k: x.to(model.device) if isinstance(x, Tensor) else x for k, x in sample["net_input"].items()}
+        predict = Predict(select=net_input.pop("select"), target=sample["target"].to(model.device))
+        nll = model.losses(net_input, predict).nll.double().cpu().numpy()
         ends = np.cumsum([len(slots[row].targets) for row in rows])[:-1]
         for row, values in zip(rows, np.split(-nll, ends), strict=True):
             found[row] = values
     return found
 
 
-def with_masks(model, texts: Sequence[Gapped]) -> tuple[Tensor, Tensor]:
+def with_masks(model: PMLM, texts: Sequence[Gapped]) -> tuple[Tensor, Tensor]:
     """Tokens, with [M] at the masked places, and segments: int64 (texts, longest) each, padded on the right."""
     rows = []
     for text in texts:
-        tokens = text.tokens.copy()
-        tokens[text.mask.positions] = model.dictionary.index("<mask>")
-        rows.append(torch.from_numpy(tokens))
-    device = model.output_layer.bias.device
-    tokens = data_utils.collate_tokens(rows, model.dictionary.pad())
-    segments = data_utils.collate_tokens([torch.from_numpy(text.segments) for text in texts], 0)
+        masked = text.tokens.copy()
+        masked[text.mask.positions] = model.dictionary.index("<mask>")
+        rows.append(torch.from_numpy(masked))
+    device = model.device
+    tokens = pad_sequence(rows, batch_first=True, padding_value=model.dictionary.pad())
+    segments = pad_sequence([torch.from_numpy(text.segments) for text in texts], batch_first=True)
     return tokens.to(device), segments.to(device)
 
 
-def fill_by_steps(model, texts: Sequence[Gapped], beam: int, allowed: Tensor) -> list[list[Filling]]:
+def fill_by_steps(model: PMLM, texts: Sequence[Gapped], beam: int, allowed: Tensor) -> list[list[Filling]]:
     """Fillings of texts whose steps have the same sizes, step by step at [P] slots; *allowed* is int64 (types,)."""
     tokens, segments = with_masks(model, texts)
     device, steps = tokens.device, texts[0].mask.steps
     places = torch.from_numpy(np.stack([text.mask.positions for text in texts])).to(device)
     place_segments = segments.gather(1, places)
-    cache = decoding.encode(model, tokens, segments, torch.tensor([len(text.tokens) for text in texts], device=device))
+    cache = encode(model, tokens, segments, torch.tensor([len(text.tokens) for text in texts], device=device))
     chosen = tokens.new_zeros(len(texts), 0)  # (rows, filled), rows = texts x beams
     logprobs = torch.zeros(len(texts), 0, device=device)
     before = 0  # places that were filled before the step that came last
@@ -140,9 +143,7 @@ def fill_by_steps(model, texts: Sequence[Gapped], beam: int, allowed: Tensor) ->
         new = slice(before, filled + size)
         feed = torch.cat([chosen[:, before:], chosen.new_full((len(chosen), size), model.pseudo_index)], dim=1)
         signs = torch.tensor([step - 1] * (filled - before) + [-step] * size, device=device)
-        x = decoding.extend(
-            model, cache, feed, place_segments[:, new], places[:, new], signs, filled - before, predicting=size
-        )
+        x = extend(model, cache, feed, place_segments[:, new], places[:, new], signs, filled - before, predicting=size)
         own = torch.log_softmax(model.output_layer(x).float(), dim=-1)[:, :, allowed]
         words, gains = best_combinations(own, beam)  # (rows, combinations, size)
         totals = (logprobs.sum(1)[:, None] + gains.sum(2)).view(len(texts), -1)
@@ -157,7 +158,7 @@ def fill_by_steps(model, texts: Sequence[Gapped], beam: int, allowed: Tensor) ->
     return split(chosen, logprobs, len(texts))
 
 
-def fill_at_once(model, texts: Sequence[Gapped], beam: int, allowed: Tensor) -> list[list[Filling]]:
+def fill_at_once(model: PMLM, texts: Sequence[Gapped], beam: int, allowed: Tensor) -> list[list[Filling]]:
     """Fillings of texts with equally many masked places, all of them predicted at [M] slots."""
     tokens, segments = with_masks(model, texts)
     places = torch.from_numpy(np.stack([text.mask.positions for text in texts])).to(tokens.device)
@@ -169,8 +170,8 @@ def fill_at_once(model, texts: Sequence[Gapped], beam: int, allowed: Tensor) -> 
 
 def split(tokens: Tensor, logprobs: Tensor, texts: int) -> list[list[Filling]]:
     """(texts x beams, masked) each, the best beam of a text first -> its fillings."""
-    tokens, logprobs = (x.cpu().numpy().reshape(texts, -1, x.size(1)) for x in (tokens, logprobs.double()))
-    return [list(map(Filling, *rows)) for rows in zip(tokens, logprobs, strict=True)]
+    parts = (x.cpu().numpy().reshape(texts, -1, x.size(1)) for x in (tokens, logprobs.double()))
+    return [list(map(Filling, *rows)) for rows in zip(*parts, strict=True)]
 
 
 def best_combinations(logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -1,93 +1,70 @@
-"""fairseq's beam search without sorting the whole vocabulary, and its sampling where next to nothing is allowed."""
+"""How candidates are chosen at each step of the search: the best ones, or drawn ones."""
 
 import math
+from typing import Optional
 
 import torch
-from fairseq import search
 from torch import Tensor
 
-from ..utils.errors import PMLMError
-
 BLOCK = 128
+Candidates = tuple[Tensor, Tensor, Tensor]
 
 
-def check_options(options, types: int) -> None:
-    """Refuse options of fairseq's searches that contradict each other or the vocabulary.
+class Strategy:
+    """Chooses candidates; has methods that are told which of them go on, for those that keep state of their own."""
 
-    Args:
-        options: fairseq's group of generation options, or a namespace with some of them.
-        types: size of the vocabulary.
+    def step(
+        self,
+        step: int,
+        lprobs: Tensor,
+        scores: Tensor,
+        tokens: Optional[Tensor] = None,
+        active: Optional[Tensor] = None,
+    ) -> Candidates:
+        """Candidates for the next token of each sentence.
 
-    Raises:
-        PMLMError: where fairseq would go on with other numbers, or end in a traceback.
-    """
+        Args:
+            step: number of tokens chosen so far.
+            lprobs: (sentences, beams, vocab_size), log-probabilities of the next token; may be changed in place. In
+                step 0 all beams of a sentence are alike.
+            scores: (sentences, beams, step), sums of log-probabilities.
+            tokens: int64 (sentences x beams, step + 1), the start symbol and what was chosen.
+            active: int64 (sentences,), their places in the batch, of which some may have ended.
 
-    def get(name, default):
-        return getattr(options, name, default)
+        Returns:
+            (sentences, candidates) each, the best first where one is better: sums of log-probabilities, types, beams.
+        """
+        raise NotImplementedError
 
-    beam, nbest, groups = get("beam", 5), get("nbest", 1), get("diverse_beam_groups", -1)
-    topk, topp, rate = get("sampling_topk", -1), get("sampling_topp", -1.0), get("diversity_rate", -1.0)
-    sampling = get("sampling", False)
-    if get("print_alignment", None):
-        raise PMLMError("--print-alignment: one stack reads the source and writes the target; it has no alignment")
-    if get("match_source_len", False):
-        raise PMLMError("--match-source-len: it goes beyond the longest target that the model has positions for")
-    if beam < 1 or 2 * beam > types - 1:
-        raise PMLMError(f"--beam {beam}: with {types} types it lies in 1 .. {(types - 1) // 2}")
-    if not 1 <= nbest <= beam:
-        raise PMLMError(f"--nbest {nbest} is not in 1 .. {beam}, the number of beams")
-    if groups > 0 and beam % groups:
-        raise PMLMError(f"--diverse-beam-groups {groups} does not divide --beam {beam}")
-    if sum([sampling, groups > 0, rate > 0]) > 1:
-        raise PMLMError("--sampling, --diverse-beam-groups and --diversity-rate are different searches; give one")
-    if not sampling and (topk > 0 or topp > 0):
-        raise PMLMError(f"--sampling-topk {topk} and --sampling-topp {topp} belong to --sampling")
-    if topk > types:
-        raise PMLMError(f"--sampling-topk {topk} is more than the {types} types")
-    if not topp <= 1:
-        raise PMLMError(f"--sampling-topp {topp} is no probability")
-    if get("retain_iter_history", False):
-        raise PMLMError("--retain-iter-history: there are no iterations of refinement here")
-    # written so that NaN is refused, too
-    numbers = [
-        ("temperature", 1.0, lambda x: 0 < x <= 1000, "above 0 and at most 1000"),
-        ("lenpen", 1.0, lambda x: -100 <= x <= 100, "in -100 .. 100"),
-        ("max_len_a", 0.0, lambda x: 0 <= x < float("inf"), "0 or more"),
-        ("max_len_b", 200, lambda x: x >= 0, "0 or more"),
-        ("min_len", 1, lambda x: x >= 0, "0 or more"),
-        ("no_repeat_ngram_size", 0, lambda x: x >= 0, "0 or more"),
-    ]
-    for name, default, is_right, wanted in numbers:
-        if not is_right(get(name, default)):
-            raise PMLMError(f"--{name.replace('_', '-')} {get(name, default)} is not {wanted}")
+    def keep_sentences(self, keep: Tensor) -> None:
+        """Of the sentences of the last step, only *keep*, int64 (kept,), go on."""
+
+    def keep_candidates(self, chosen: Tensor) -> None:
+        """Of the candidates of the last step, the beams go on with *chosen*, int64 (sentences, beams)."""
 
 
-class BeamSearch(search.BeamSearch):
-    """fairseq's beam search, faster where the vocabulary is large.
+class BeamSearch(Strategy):
+    """The best candidates, two for each beam, so that enough are left when some of them end.
 
     The k best types lie in the k blocks of types with the best maxima. So one pass over the vocabulary finds the
     maxima, and only k blocks are looked at again; ``topk`` over everything would cost several such passes.
     """
 
+    candidate_multiple = 2
+
     def step(
-        self, step, lprobs, scores, prev_output_tokens=None, original_batch_idxs=None, candidate_multiple: int = 2
-    ):
-        """The best candidates of each sentence.
-
-        Args:
-            step: number of tokens chosen so far.
-            lprobs: (sentences, beams, types), log-probabilities of the next token.
-            scores: (sentences, beams, step), sums of log-probabilities.
-            candidate_multiple: candidates per beam.
-
-        Returns:
-            (sentences, candidates) each, the best first: sums of log-probabilities, types, beams.
-        """
+        self,
+        step: int,
+        lprobs: Tensor,
+        scores: Tensor,
+        tokens: Optional[Tensor] = None,
+        active: Optional[Tensor] = None,
+    ) -> Candidates:
         sentences, beams, types = lprobs.shape
-        count = candidate_multiple * beams
+        count = self.candidate_multiple * beams
         blocks = types // BLOCK
         if blocks * (1 if step == 0 else beams) <= count:
-            return super().step(step, lprobs, scores, prev_output_tokens, original_batch_idxs, candidate_multiple)
+            return self.sort_all(step, lprobs, scores, count)
         if step == 0:  # all beams are alike
             lprobs, sums = lprobs[:, :1], lprobs.new_zeros(sentences, 1)
         else:
@@ -110,24 +87,78 @@ class BeamSearch(search.BeamSearch):
         starts = torch.arange(beams, device=lprobs.device) * types
         return (starts[:, None] + last).flatten().expand(sentences, -1)
 
+    @staticmethod
+    def sort_all(step: int, lprobs: Tensor, scores: Tensor, count: int) -> Candidates:
+        """The same for small vocabularies."""
+        types = lprobs.size(2)
+        lprobs = lprobs[:, :1] if step == 0 else lprobs + scores[:, :, step - 1, None]
+        every = lprobs.flatten(1)
+        totals, best = every.topk(min(count, every.size(1) - 1), dim=1)  # never all: <pad> is not chosen
+        return totals, best.remainder(types), best.div(types, rounding_mode="floor")
 
-class Sampling(search.Sampling):
-    """fairseq's sampling, also where all that is allowed has a probability that fp32 rounds to 0.
 
-    That happens: a prefix or the length limit leaves one type, the model thinks little of it, and
-    ``torch.multinomial`` wants a sum above 0. What is left keeps its proportions; where nothing is left, </s> is
-    "drawn" with a score of -inf.
+class Sampling(Strategy):
+    """One candidate a beam, drawn.
+
+    Where all that is allowed has a probability that fp32 rounds to 0, what is left keeps its proportions: that happens
+    where a prefix or the length limit leaves one type, and the model thinks little of it. Where nothing is left, </s>
+    is "drawn" with a score of -inf.
+
+    Args:
+        eos: index of </s>.
+        topk: draw from the best so many types; -1 for all.
+        topp: draw from the fewest types that have this probability together; -1 for all.
     """
 
-    def step(self, step, lprobs, scores, prev_output_tokens=None, original_batch_idxs=None):
-        """Draw; arguments and result as for :meth:`BeamSearch.step`, one candidate a beam."""
+    def __init__(self, eos: int, topk: int = -1, topp: float = -1.0):
+        self.eos, self.topk, self.topp = eos, topk, topp
+
+    def step(
+        self,
+        step: int,
+        lprobs: Tensor,
+        scores: Tensor,
+        tokens: Optional[Tensor] = None,
+        active: Optional[Tensor] = None,
+    ) -> Candidates:
         best = lprobs.amax(2)  # (sentences, beams)
         lost = best < -50
         if not lost.any():
-            return super().step(step, lprobs, scores, prev_output_tokens, original_batch_idxs)
+            return self.draw(step, lprobs, scores)
         nothing = best.eq(-math.inf)
         shift = best.masked_fill(nothing | ~lost, 0.0)
         lprobs = lprobs - shift[:, :, None]
         lprobs[:, :, self.eos].masked_fill_(nothing, 0.0)
-        totals, words, beams = super().step(step, lprobs, scores, prev_output_tokens, original_batch_idxs)
+        totals, words, beams = self.draw(step, lprobs, scores)
         return totals + shift.masked_fill(nothing, -math.inf).gather(1, beams), words, beams
+
+    def draw(self, step: int, lprobs: Tensor, scores: Tensor) -> Candidates:
+        """Arguments and result are those of :meth:`step`."""
+        sentences, beams, _ = lprobs.shape
+        if step == 0:
+            lprobs = lprobs[:, :1]
+        types = None  # which types the columns of the probabilities stand for, where they are not all of them
+        if self.topp > 0:
+            probabilities, types = self.nucleus(lprobs.exp())
+        elif self.topk > 0:
+            lprobs, types = lprobs.topk(self.topk)
+            probabilities = lprobs.exp()
+        else:
+            probabilities = lprobs.exp()
+        draws = beams if step == 0 else 1
+        drawn = torch.multinomial(probabilities.flatten(0, 1), draws, replacement=True).view(sentences, beams)
+        probabilities = probabilities.expand(sentences, beams, -1)
+        gains = probabilities.gather(2, drawn[:, :, None]).log()[:, :, 0]
+        words = drawn if types is None else types.expand(sentences, beams, -1).gather(2, drawn[:, :, None])[:, :, 0]
+        if step == 0:
+            return gains, words, torch.zeros_like(words)
+        return gains + scores[:, :, step - 1], words, torch.arange(beams, device=words.device).expand_as(words)
+
+    def nucleus(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """The types of (sentences, beams, vocab_size) to draw from, the most probable first; the others get 0."""
+        probabilities, types = probabilities.sort(descending=True)
+        before = probabilities.cumsum(2).lt(self.topp)  # the type that reaches the sum is one of them
+        last = before.sum(2, keepdim=True).clamp(max=before.size(2) - 1)
+        within = before.scatter(2, last, True)
+        width = int(last.max()) + 1
+        return probabilities[:, :, :width].masked_fill(~within[:, :, :width], 0.0), types[:, :, :width]

@@ -1,26 +1,135 @@
-"""The search: what fairseq's ``SequenceGenerator`` does, with a limit for each sentence, other ways to stop and to
-penalize length, and no Python loop over hypotheses.
+"""Search for the best target of each source: beam search and sampling over a batch, with a limit for each sentence.
 
-Options that both have mean the same, and give the same hypotheses and scores (tested side by side). The strategies
-(beam, diverse beam, sampling, constraints) are fairseq's own.
+Options that fairseq's ``SequenceGenerator`` has as well mean the same, and give the same hypotheses and scores (tested
+side by side). There is no Python loop over hypotheses.
 """
 
 import logging
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Optional
 
 import torch
-from fairseq import search
-from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
+from ..model.cache import Cache
+from ..model.incremental import encode_source, next_logits
+from ..model.pmlm import PMLM, Symbols
 from ..utils.errors import PMLMError
-from .search import BeamSearch, Sampling
+from .search import BeamSearch, Sampling, Strategy
 
 logger = logging.getLogger(__name__)
 
 LENGTH_PENALTIES = ["fairseq", "wu"]
 EARLY_STOPS = ["fairseq", "exact", "never"]
+SUPPRESSED = ("<s>", "<mask>", "<pseudo>")  # have probabilities like any other symbol, and are never chosen
+
+Hypothesis = dict[str, Tensor]
+
+
+@dataclass
+class SearchOptions:
+    """Options of the search; the names are those of ``fairseq-generate``.
+
+    beam: hypotheses that are kept for each sentence.
+    max_len_a, max_len_b: longest target, a x (tokens of the source) + b tokens.
+    min_len: shortest target, in tokens without </s>.
+    length_penalty_type: ``fairseq``: sum of log-probabilities / length ^ lenpen; ``wu``: / ((5 + length) / 6) ^ lenpen,
+        where 0 is the plain sum. The length counts </s>.
+    lenpen: above 0 favours long targets over short ones.
+    unnormalized: scores are plain sums.
+    unkpen: what the log-probability of <unk> is lowered by.
+    temperature: what logits are divided by.
+    early_stop: when the search for a sentence ends before its limit. ``fairseq``: when as many hypotheses have ended as
+        there are beams. ``exact``: when, besides, no open one can overtake the worst of them. ``never``: not at all;
+        the same hypotheses as ``exact``, later.
+    no_repeat_ngram_size: no sequence of so many tokens comes twice; 0 for no such rule.
+    no_repeat_ngram_ignore: indices of symbols; the rule does not hold for n-grams with one of them.
+    sampling, sampling_topk, sampling_topp: draw each token, from all types, from the best k, or from the fewest that
+        have a probability of p together.
+    """
+
+    beam: int = 5
+    max_len_a: float = 0.0
+    max_len_b: int = 200
+    min_len: int = 1
+    length_penalty_type: str = "fairseq"
+    lenpen: float = 1.0
+    unnormalized: bool = False
+    unkpen: float = 0.0
+    temperature: float = 1.0
+    early_stop: str = "fairseq"
+    no_repeat_ngram_size: int = 0
+    no_repeat_ngram_ignore: tuple[int, ...] = ()
+    sampling: bool = False
+    sampling_topk: int = -1
+    sampling_topp: float = -1.0
+
+    def check(self, vocab_size: int) -> None:
+        """Refuse options that contradict each other or the vocabulary.
+
+        Raises:
+            PMLMError: naming them.
+        """
+        beam, topk, topp = self.beam, self.sampling_topk, self.sampling_topp
+        if beam < 1 or 2 * beam > vocab_size - 1:
+            raise PMLMError(f"--beam {beam}: with {vocab_size} types it lies in 1 .. {(vocab_size - 1) // 2}")
+        if not self.sampling and (topk > 0 or topp > 0):
+            raise PMLMError(f"--sampling-topk {topk} and --sampling-topp {topp} belong to --sampling")
+        if topk > vocab_size:
+            raise PMLMError(f"--sampling-topk {topk} is more than the {vocab_size} types")
+        if not topp <= 1:
+            raise PMLMError(f"--sampling-topp {topp}: must be in (0, 1]")
+        # written so that NaN is refused, too
+        numbers: list[tuple[str, Callable[[float], bool], str]] = [
+            ("temperature", lambda x: 0 < x <= 1000, "above 0 and at most 1000"),
+            ("lenpen", lambda x: -100 <= x <= 100, "in -100 .. 100"),
+            ("max_len_a", lambda x: 0 <= x < float("inf"), "0 or more"),
+            ("max_len_b", lambda x: x >= 0, "0 or more"),
+            ("min_len", lambda x: x >= 0, "0 or more"),
+            ("no_repeat_ngram_size", lambda x: x >= 0, "0 or more"),
+        ]
+        for name, is_right, wanted in numbers:
+            if not is_right(getattr(self, name)):
+                raise PMLMError(f"--{name.replace('_', '-')} {getattr(self, name)} is not {wanted}")
+        for name, choices in (("length_penalty_type", LENGTH_PENALTIES), ("early_stop", EARLY_STOPS)):
+            if str(getattr(self, name)) not in choices:
+                option = name.replace("_", "-")
+                raise PMLMError(f"--{option} {getattr(self, name)} is not one of {', '.join(choices)}")
+        if self.no_repeat_ngram_ignore and not self.no_repeat_ngram_size:
+            raise PMLMError("--no-repeat-ngram-ignore belongs to --no-repeat-ngram-size, which is not given")
+        if self.length_penalty_type == "wu" and self.unnormalized:
+            raise PMLMError("--length-penalty-type wu penalizes length, which --unnormalized forbids; give one of them")
+        check_falling(self.early_stop, "--unkpen", self.unkpen)
+
+
+def check_falling(early_stop: str, option: str, value: float) -> None:
+    """Refuse an *option* whose negative *value* makes scores rise, where the search has to know when to stop.
+
+    Raises:
+        PMLMError: naming it.
+    """
+    if early_stop == "exact" and value < 0:
+        raise PMLMError(
+            f"{option} {value} makes scores rise, so that --early-stop exact cannot know when to stop; "
+            "give --early-stop never"
+        )
+
+
+def find_symbols(dictionary: Symbols, words: Optional[str]) -> tuple[int, ...]:
+    """Indices of the symbols that stand for *words*, separated by spaces, within a word or at its beginning.
+
+    Raises:
+        PMLMError: the dictionary has none for one of them.
+    """
+    found = []
+    for word in (words or "").split():
+        symbols = [symbol for symbol in (word, f"\u2581{word}", f"\u0120{word}") if symbol in dictionary]
+        if not symbols:
+            raise PMLMError(f"--no-repeat-ngram-ignore {word!r}: no symbol of the dictionary")
+        found += [dictionary.index(symbol) for symbol in symbols]
+    return tuple(found)
 
 
 class Ended:
@@ -69,12 +178,12 @@ class Ended:
             both = torch.cat([longer[:, :, :length], part], dim=1).gather(1, order)
             table[sentences, :, :length] = both
 
-    def hypotheses(self) -> list[list[dict[str, Tensor]]]:
+    def hypotheses(self) -> list[list[Hypothesis]]:
         """What fairseq's generator returns: for each sentence, its hypotheses, the best one first."""
         order = self.scores.argsort(dim=1, descending=True, stable=True)
         lengths = self.lengths.tolist()
         nothing = torch.empty(0)
-        found = []
+        found: list[list[Hypothesis]] = []
         for i, beams in enumerate(order.tolist()):
             found.append([])
             for j in beams:
@@ -93,18 +202,15 @@ class Ended:
         return found
 
 
-class Generator(SequenceGenerator):
+class SequenceGenerator:
     """Search for the best target of each source in a batch.
 
     Args:
-        models, tgt_dict: as for fairseq's ``SequenceGenerator``, which also takes most of *options*.
-        length_penalty_type: ``fairseq``: sum of log-probabilities / length ^ lenpen; ``wu``: / ((5 + length) / 6) ^
-            lenpen, where 0 is the plain sum. The length counts </s>.
-        early_stop: when the search for a sentence ends before its limit. ``fairseq``: when as many hypotheses have
-            ended as there are beams. ``exact``: when, besides, no open one can overtake the worst of them.
-            ``never``: not at all; the same hypotheses as ``exact``, later.
-        no_repeat_ngram_size: no sequence of so many tokens comes twice; 0 for no such rule.
-        no_repeat_ngram_ignore: indices of symbols; the rule does not hold for n-grams with one of them.
+        models: in evaluation mode; several are an ensemble, whose probabilities are averaged.
+        options: of the search.
+        strategy: how candidates are chosen at each step; None: by *options*, beam search or sampling.
+        suppressed: symbols that are never chosen.
+        more_scores: what to add to log-probabilities (rows, vocab_size), given the tokens, int64 (rows, step + 1).
 
     Raises:
         PMLMError: options that contradict each other.
@@ -112,35 +218,22 @@ class Generator(SequenceGenerator):
 
     def __init__(
         self,
-        models,
-        tgt_dict,
-        length_penalty_type: str = "fairseq",
-        early_stop: str = "fairseq",
-        no_repeat_ngram_size: int = 0,
-        no_repeat_ngram_ignore: tuple[int, ...] = (),
-        **options,
+        models: Sequence[PMLM],
+        options: SearchOptions,
+        strategy: Optional[Strategy] = None,
+        suppressed: Sequence[str] = SUPPRESSED,
+        more_scores: Optional[Callable[[Tensor], Tensor]] = None,
     ):
-        super().__init__(models, tgt_dict, **options)
-        if type(self.search) is search.BeamSearch:
-            self.search = BeamSearch(tgt_dict)
-        elif type(self.search) is search.Sampling:
-            self.search = Sampling(tgt_dict, self.search.sampling_topk, self.search.sampling_topp)
-        self.length_penalty_type = str(length_penalty_type)
-        self.early_stop = str(early_stop)
-        self.ngram_size = no_repeat_ngram_size
-        self.ngram_ignore = tuple(no_repeat_ngram_ignore)
-        self.positions = min(model.max_positions() for model in self.model.models)
-        if self.length_penalty_type == "wu" and not self.normalize_scores:
-            raise PMLMError("--length-penalty-type wu penalizes length, which --unnormalized forbids; give one of them")
-        falls = {"--unkpen": self.unk_penalty, "--lm-weight": self.lm_weight if self.lm_model else 0.0}
-        falls["--diverse-beam-strength"] = -getattr(self.search, "diversity_strength", 0.0)
-        falls["--diversity-rate"] = getattr(self.search, "diversity_rate", 0.0)
-        for option, value in falls.items():
-            if self.early_stop == "exact" and value < 0:
-                raise PMLMError(
-                    f"{option} {value} makes scores rise, so that --early-stop exact cannot know when to stop; "
-                    "give --early-stop never"
-                )
+        dictionary = models[0].dictionary
+        options.check(len(dictionary))
+        self.models, self.options, self.more_scores = list(models), options, more_scores
+        self.pad, self.eos, self.unk = dictionary.pad(), dictionary.eos(), dictionary.index("<unk>")
+        if strategy is None and options.sampling:
+            strategy = Sampling(self.eos, options.sampling_topk, options.sampling_topp)
+        self.strategy = BeamSearch() if strategy is None else strategy
+        self.suppressed = torch.tensor([dictionary.index(symbol) for symbol in suppressed], dtype=torch.long)
+        self.positions = min(model.max_positions() for model in models)
+        self.longest_target = min(model.max_decoder_positions() for model in models)
 
     def length_limits(self, src_lengths: Tensor) -> Tensor:
         """Longest target of each sentence, int64 (sentences,), in tokens without </s>.
@@ -151,27 +244,27 @@ class Generator(SequenceGenerator):
         Raises:
             PMLMError: a limit is less than ``--min-len``.
         """
-        wanted = (self.max_len_a * src_lengths.double() + self.max_len_b).long()
+        wanted = (self.options.max_len_a * src_lengths.double() + self.options.max_len_b).long()
         # the target's positions follow the source's; </s> needs one, too
-        limits = torch.minimum(wanted.clamp(max=self.max_len - 1), self.positions - 1 - src_lengths)
+        limits = torch.minimum(wanted.clamp(max=self.longest_target - 1), self.positions - 1 - src_lengths)
         empty = src_lengths <= 2
-        short = (limits < self.min_len) & ~empty
+        short = (limits < self.options.min_len) & ~empty
         if short.any():
             first = int(short.long().argmax())
             raise PMLMError(
-                f"--min-len {self.min_len} is more than the {int(limits[first])} tokens that --max-len-a, --max-len-b, "
-                f"--max-target-positions and --max-positions allow for a source of {int(src_lengths[first])} tokens "
-                "with <s> and </s>"
+                f"--min-len {self.options.min_len} is more than the {int(limits[first])} tokens that --max-len-a, "
+                "--max-len-b, --max-target-positions and --max-positions allow for a source of "
+                f"{int(src_lengths[first])} tokens with <s> and </s>"
             )
         return limits.masked_fill(empty, 0)
 
     def normalize(self, scores: Tensor, length) -> Tensor:
         """Sums of log-probabilities of hypotheses of *length* tokens with </s> -> their scores."""
-        if not self.normalize_scores:
+        if self.options.unnormalized:
             return scores
-        if self.length_penalty_type == "wu":
-            return scores / ((5 + length) / 6) ** self.len_penalty
-        return scores / length**self.len_penalty
+        if self.options.length_penalty_type == "wu":
+            return scores / ((5 + length) / 6) ** self.options.lenpen
+        return scores / length**self.options.lenpen
 
     def restrict(
         self, lprobs: Tensor, tokens: Tensor, step: int, limits: Optional[Tensor], prefix: Optional[Tensor]
@@ -190,13 +283,12 @@ class Generator(SequenceGenerator):
             prefix = prefix[:, None] if at_end is None else prefix.masked_fill(at_end, self.pad)[:, None]
             forced = lprobs.gather(1, prefix)
         lprobs[:, self.pad] = -math.inf
-        if self.unk_penalty:
-            lprobs[:, self.unk] -= self.unk_penalty
-        if self.token_indices_to_suppress is not None:
-            lprobs.index_fill_(1, self.token_indices_to_suppress, -math.inf)
-        if self.ngram_size:
+        if self.options.unkpen:
+            lprobs[:, self.unk] -= self.options.unkpen
+        lprobs.index_fill_(1, self.suppressed, -math.inf)
+        if self.options.no_repeat_ngram_size:
             self.block_ngrams(lprobs, tokens[:, 1:])
-        if step < self.min_len:
+        if step < self.options.min_len:
             lprobs[slice(None) if at_end is None else ~at_end, self.eos] = -math.inf
         if at_end is not None:
             eos = lprobs[:, self.eos].clone()
@@ -209,75 +301,73 @@ class Generator(SequenceGenerator):
 
     def block_ngrams(self, lprobs: Tensor, words: Tensor) -> None:
         """Rule out, in *lprobs* (rows, types), each type that would repeat an n-gram of *words*, int64 (rows, step)."""
-        size = self.ngram_size
+        size = self.options.no_repeat_ngram_size
         if words.size(1) < size:
             return
         seen = words.unfold(1, size, 1)  # (rows, n-grams, size)
         repeats = (seen[:, :, :-1] == words[:, None, words.size(1) - size + 1 :]).all(2)
-        for index in self.ngram_ignore:
+        for index in self.options.no_repeat_ngram_ignore:
             repeats &= ~seen.eq(index).any(2)
         # one type may end several n-grams: it is out if one of them repeats
         most = torch.full_like(repeats, math.inf, dtype=lprobs.dtype).masked_fill(repeats, -math.inf)
         lprobs.scatter_reduce_(1, seen[:, :, -1], most, "amin")
 
-    def _generate(
+    def log_probabilities(self, caches: list[Cache], tokens: Tensor) -> Tensor:
+        """Log-probabilities (rows, vocab_size), in fp32, of what follows *tokens*, int64 (rows, step + 1)."""
+        found = []
+        for model, cache in zip(self.models, caches, strict=True):
+            logits = next_logits(model, cache, tokens)[:, -1].div_(self.options.temperature)
+            found.append(torch.log_softmax(logits.float(), dim=-1))
+        if len(found) > 1:
+            found = [torch.logsumexp(torch.stack(found), dim=0) - math.log(len(found))]
+        return found[0] if self.more_scores is None else found[0] + self.more_scores(tokens)
+
+    @torch.no_grad()
+    def generate(
         self,
-        sample: dict,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
         prefix_tokens: Optional[Tensor] = None,
-        constraints: Optional[Tensor] = None,
-        bos_token: Optional[int] = None,
-    ) -> list[list[dict[str, Tensor]]]:
+        start: Optional[int] = None,
+    ) -> list[list[Hypothesis]]:
         """Search.
 
         Args:
-            sample: a batch; ``net_input`` holds ``src_tokens`` int64 (sentences, source) and ``src_lengths``.
+            src_tokens: int64 (sentences, source), ``<s> ... </s>``, padded on the right.
+            src_lengths: int64 (sentences,).
             prefix_tokens: int64 (sentences, prefix), how the targets begin, padded on the right.
-            constraints: packed constraints, as fairseq's lexically constrained search takes them.
-            bos_token: start symbol, default </s>; the models do not look at it.
+            start: index of the start symbol, default </s>; only models of the causal mode look at it.
 
         Returns:
-            for each sentence its hypotheses, the best one first: at most as many as there are beams, at least one.
+            for each sentence its hypotheses, the best one first: at most as many as there are beams, at least one. Each
+            is a dictionary with ``tokens``, int64 (length,), </s> at the end; ``score``, (); ``positional_scores``,
+            (length,), log-probabilities; and two empty tensors that fairseq's commands look for.
 
         Raises:
             PMLMError: a limit is less than ``--min-len``; the model's outputs are not numbers.
         """
-        src_tokens, src_lengths = sample["net_input"]["src_tokens"], sample["net_input"]["src_lengths"]
-        device, beam = src_tokens.device, self.beam_size
+        device, beam = src_tokens.device, self.options.beam
         sentences = len(src_tokens)
-        if constraints is not None and not self.search.supports_constraints:
-            raise PMLMError("constraints were given, but not the option --constraints")
-        if constraints is None and self.search.supports_constraints:
-            raise PMLMError("--constraints: only fairseq-interactive reads them, after each source, behind tabs")
-        self.search.init_constraints(constraints, beam)
-        if self.should_set_src_lengths:
-            self.search.set_src_lengths(src_lengths)
-        if self.token_indices_to_suppress is not None:
-            self.token_indices_to_suppress = self.token_indices_to_suppress.to(device)
+        self.suppressed = self.suppressed.to(device)
         limits = self.length_limits(src_lengths)
-        shortest, longest = limits.aminmax()
-        shortest, longest = int(shortest), int(longest)
+        shortest, longest = map(int, limits.aminmax())
 
-        encoder_outs = self.model.forward_encoder(sample["net_input"])
+        caches = [encode_source(model, src_tokens, src_lengths) for model in self.models]
         rows = torch.arange(sentences, device=device).repeat_interleave(beam)
-        states = [{} for _ in range(self.model.models_size)]
         tokens = src_tokens.new_full((sentences * beam, longest + 2), self.pad)
-        tokens[:, 0] = self.eos if bos_token is None else bos_token
+        tokens[:, 0] = self.eos if start is None else start
         cumulative = torch.zeros(sentences * beam, longest + 1, device=device)
-        ended = Ended(sentences, beam, longest + 1, self.early_stop == "fairseq", device)
+        ended = Ended(sentences, beam, longest + 1, self.options.early_stop == "fairseq", device)
 
         active = torch.arange(sentences, device=device)  # sentences that are still searched
         idle = torch.zeros(sentences, beam, dtype=torch.bool, device=device)  # beams of theirs that have ended
         for step in range(longest + 1):
             if step == 0:  # all beams are alike: once for each sentence
-                lprobs, _ = self.model.forward_decoder(tokens[::beam, :1], encoder_outs, states, self.temperature)
-                lprobs = lprobs.repeat_interleave(beam, dim=0)
-                self.model.reorder_incremental_state(states, rows)
-                encoder_outs = self.model.reorder_encoder_out(encoder_outs, rows)
+                lprobs = self.log_probabilities(caches, tokens[::beam, :1]).repeat_interleave(beam, dim=0)
+                for cache in caches:
+                    cache.reorder(rows)
             else:
-                lprobs, _ = self.model.forward_decoder(tokens[:, : step + 1], encoder_outs, states, self.temperature)
-            if self.lm_model is not None:
-                said = self.lm_model.get_normalized_probs(self.lm_model(tokens[:, : step + 1]), log_probs=True)
-                lprobs = lprobs + self.lm_weight * said[:, -1]
+                lprobs = self.log_probabilities(caches, tokens[:, : step + 1])
             prefix = None
             if prefix_tokens is not None and step < prefix_tokens.size(1):
                 prefix = prefix_tokens[active, step].repeat_interleave(beam)
@@ -287,7 +377,7 @@ class Generator(SequenceGenerator):
             lprobs = self.restrict(lprobs, tokens[:, : step + 1], step, row_limits, prefix)
 
             # (active, candidates) each; a candidate's beam counts within its sentence
-            scores, words, beams = self.search.step(
+            scores, words, beams = self.strategy.step(
                 step,
                 lprobs.view(len(active), beam, -1),
                 cumulative.view(len(active), beam, -1)[:, :, :step],
@@ -321,17 +411,17 @@ class Generator(SequenceGenerator):
             keep = (~done).nonzero()[:, 0]
             if not len(keep):
                 break
-            self.search.prune_sentences(keep)
+            self.strategy.keep_sentences(keep)
             parents = (beams.gather(1, chosen) + offsets)[keep].view(-1)
             words = words.gather(1, chosen)[keep].view(-1)
             cumulative = cumulative[parents]
             cumulative[:, step] = going_on[keep].view(-1)
             tokens = tokens[parents]
             tokens[:, step + 1] = words
-            self.search.update_constraints(chosen[keep])
+            self.strategy.keep_candidates(chosen[keep])
             active, idle = active[keep], idle[keep]
-            self.model.reorder_incremental_state(states, parents)
-            encoder_outs = self.model.reorder_encoder_out(encoder_outs, parents)
+            for cache in caches:
+                cache.reorder(parents)
         if impossible := int(ended.scores.amax(1).eq(-math.inf).sum()):
             logger.warning(
                 f"{impossible} of {sentences} sentences have no hypothesis that the options allow (--min-len, "
@@ -352,10 +442,10 @@ class Generator(SequenceGenerator):
         """
         best = going_on.amax(1)
         done = at_limit | ((best == -math.inf) & (ended.count[active] > 0))
-        full = ended.count[active] == self.beam_size
-        if self.early_stop == "fairseq":
+        full = ended.count[active] == self.options.beam
+        if self.options.early_stop == "fairseq":
             done |= full
-        elif self.early_stop == "exact":
+        elif self.options.early_stop == "exact":
             # Sums only fall. Their normalized value is at its best at one end of the lengths that are left.
             soonest, latest = self.normalize(best, step + 2), self.normalize(best, limits[active] + 1)
             done |= full & (torch.maximum(soonest, latest) <= ended.scores[active].amin(1))

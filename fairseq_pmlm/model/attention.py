@@ -5,7 +5,7 @@ only the rows of appended slots carry one, built once per batch from the steps a
 """
 
 import math
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -111,12 +111,34 @@ def visibility(
     return Visibility(context, appended)
 
 
-def select_rows(mask: Optional[Tensor], rows: Tensor) -> Optional[Tensor]:
-    """The rows of *mask* (batch or 1, heads or 1, queries or 1, keys) that *rows*, int64 (batch, selected), name."""
+# which slots of each example: int64 (batch, selected), or, where there is no context, the same ones in all
+Rows = Union[Tensor, slice]
+Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # keys and values of new slots -> those of all slots so far
+
+
+def select_slots(x: Tensor, slots: Rows) -> Tensor:
+    """(batch, slots, dim) -> (batch, selected, dim)"""
+    if isinstance(slots, slice):
+        return x[:, slots]
+    return x.gather(1, slots[:, :, None].expand(-1, -1, x.size(2)))
+
+
+def select_rows(mask: Optional[Tensor], rows: Rows) -> Optional[Tensor]:
+    """The *rows* of *mask* (batch or 1, heads or 1, queries or 1, keys)."""
     if mask is None or mask.size(2) == 1:  # every row is the same
         return mask
+    if isinstance(rows, slice):
+        return mask[:, :, rows]
     mask = mask.expand(rows.size(0), -1, -1, -1)
     return mask.gather(2, rows[:, None, :, None].expand(-1, mask.size(1), -1, mask.size(3)))
+
+
+def select_masks(seen: Visibility, rows: Rows, context_rows: int, context_length: int) -> Visibility:
+    """The masks of *rows*, of which the first *context_rows* name context slots."""
+    if isinstance(rows, slice):
+        return Visibility(None, select_rows(seen.appended, rows))
+    context, appended = rows[:, :context_rows], rows[:, context_rows:] - context_length
+    return Visibility(select_rows(seen.context, context), select_rows(seen.appended, appended))
 
 
 class SelfAttention(nn.Module):
@@ -136,36 +158,28 @@ class SelfAttention(nn.Module):
         self.out_proj = PackableLinear(dim, dim)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """(batch, slots, dim) -> (batch, heads, slots, dim / heads)"""
+        """(batch, slots, dim) -> (batch, heads, slots, head_dim)"""
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-    def queries(self, x: Tensor) -> Tensor:
-        """Queries of the slots *x* (batch, slots, dim), split into heads."""
-        return self.split_heads(self.qkv_proj(x, outputs=slice(0, x.size(-1))))
+    def project(self, x: Tensor, first: int, last: int) -> list[Tensor]:
+        """Of queries (0), keys (1) and values (2) of *x* (batch, slots, dim), those from *first* to *last*."""
+        dim, count = x.size(-1), last - first + 1
+        outputs = slice(None) if count == 3 else slice(first * dim, (last + 1) * dim)
+        return [self.split_heads(part) for part in self.qkv_proj(x, outputs=outputs).chunk(count, dim=-1)]
 
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the slots *x* (batch, slots, dim), split into heads."""
-        dim = x.size(-1)
-        keys, values = self.qkv_proj(x, outputs=slice(dim, 3 * dim)).chunk(2, dim=-1)
-        return self.split_heads(keys), self.split_heads(values)
-
-    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the slots *x* (batch, slots, dim), split into heads."""
-        queries, keys, values = self.qkv_proj(x).chunk(3, dim=-1)
-        return self.split_heads(queries), self.split_heads(keys), self.split_heads(values)
-
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Optional[Tensor]) -> Tensor:
-        """Attention of *queries* over *keys*, all (batch, heads, ., dim / heads) -> (batch, queries, dim)."""
-        heads = dropout_attention(queries, keys, values, mask, self.dropout if self.training else 0.0)
-        return heads.transpose(1, 2).flatten(2)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor]) -> Tensor:
+        """Queries over keys and values, (batch, heads, ., head_dim) each -> (batch, queries, dim)"""
+        out = dropout_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        return out.transpose(1, 2).flatten(2)
 
     def forward(
         self,
         x: Tensor,
         seen: Visibility,
         context_length: int,
-        queries: Optional[Tensor] = None,
+        queries: Optional[Rows] = None,
         context_queries: int = 0,
+        store: Optional[Store] = None,
     ) -> Tensor:
         """Attend.
 
@@ -173,31 +187,31 @@ class SelfAttention(nn.Module):
             x: (batch, slots, dim), context slots first.
             seen: masks of the batch.
             context_length: number of leading slots that are context.
-            queries: None for all slots, or int64 (batch, selected): the slots whose outputs are wanted.
-            context_queries: how many leading columns of *queries* name context slots.
+            queries: which slots' outputs are wanted, context slots first; None for all.
+            context_queries: how many of *queries*, from the first, name context slots.
+            store: a layer of a cache: takes keys and values of *x*, and gives those to attend over.
 
         Returns:
             (batch, slots or selected, dim)
         """
         c = context_length
         if queries is None:
-            q, k, v = self.queries_keys_values(x)
+            q, k, v = self.project(x, 0, 2)
             split, masks = c, seen
         else:
-            k, v = self.keys_values(x)
-            q = self.queries(gather_slots(x, queries))
+            k, v = self.project(x, 1, 2)
+        if store is not None:
+            k, v = store(k, v)
+        if queries is not None:
+            chosen = select_slots(x, queries)
+            if not chosen.size(1):  # keys and values were all that was wanted
+                return chosen
+            (q,) = self.project(chosen, 0, 0)
             split = context_queries
-            masks = Visibility(
-                select_rows(seen.context, queries[:, :split]), select_rows(seen.appended, queries[:, split:] - c)
-            )
+            masks = select_masks(seen, queries, split, c)
         parts = []
-        if split:
+        if split:  # context slots over the context
             parts.append(self.attend(q[:, :, :split], k[:, :, :c], v[:, :, :c], masks.context))
-        if q.size(2) > split:
+        if q.size(2) > split:  # appended slots over all
             parts.append(self.attend(q[:, :, split:], k, v, masks.appended))
         return self.out_proj(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
-
-
-def gather_slots(x: Tensor, slots: Tensor) -> Tensor:
-    """(batch, slots, dim), int64 (batch, selected) -> (batch, selected, dim)"""
-    return x.gather(1, slots[:, :, None].expand(-1, -1, x.size(2)))

@@ -1,28 +1,27 @@
 """The model's options, what they must agree on, and the named architectures."""
 
-from dataclasses import dataclass, field
-from typing import Optional
+from dataclasses import dataclass, field, fields
+from typing import Any, Optional, get_args, get_type_hints
 
-from fairseq import utils
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-
-from ..checkpoints.architecture import take_from
 from ..utils.errors import PMLMError
+from .activations import ACTIVATIONS
 
-CUT_CHOICES = ChoiceEnum(["none", "head", "tail", "middle"])
+CUTS = ("none", "head", "tail", "middle")
+FINETUNE_MODES = ("pseudo", "causal")
 
 
 @dataclass
-class PMLMConfig(FairseqDataclass):
-    """Options of the model; a checkpoint stores them, and generation reads them from there."""
+class PMLMConfig:
+    """Options of the model; a checkpoint stores them, and generation reads them from there.
+
+    fairseq's commands take them as options; their help texts are here.
+    """
 
     encoder_layers: int = field(default=12, metadata={"help": "number of Transformer layers"})
     encoder_embed_dim: int = field(default=768, metadata={"help": "width of the model"})
     encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "width of the feed-forward layers"})
     encoder_attention_heads: int = field(default=12, metadata={"help": "attention heads; they divide the width"})
-    activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(
-        default="gelu", metadata={"help": "activation of the feed-forward layers"}
-    )
+    activation_fn: str = field(default="gelu", metadata={"help": "activation of the feed-forward layers"})
     dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and on each sublayer's output"})
     attention_dropout: float = field(default=0.1, metadata={"help": "dropout on attention weights"})
     activation_dropout: float = field(default=0.0, metadata={"help": "dropout after the feed-forward activation"})
@@ -88,21 +87,67 @@ class PMLMConfig(FairseqDataclass):
         default=None,
         metadata={"help": "seq2seq: longest target in tokens, with </s> (default: a quarter of the table)"},
     )
-    finetune_mode: ChoiceEnum(["pseudo", "causal"]) = field(
+    finetune_mode: str = field(
         default="pseudo",
         metadata={
             "help": "seq2seq: what predicts a target token. pseudo: a [P] in its place; causal: the slot of the token "
             "before it, as in a decoder, for comparison"
         },
     )
-    cut_source: CUT_CHOICES = field(
+    cut_source: str = field(
         default="none",
         metadata={"help": "seq2seq: which part of a source beyond --max-source-positions to keep; none: refuse it"},
     )
-    cut_target: CUT_CHOICES = field(
+    cut_target: str = field(
         default="none",
         metadata={"help": "seq2seq: which part of a target beyond --max-target-positions to keep; none: refuse it"},
     )
+
+
+CHOICES = {
+    "activation_fn": tuple(ACTIVATIONS),
+    "finetune_mode": FINETUNE_MODES,
+    "cut_source": CUTS,
+    "cut_target": CUTS,
+}
+
+
+def from_stored(options: dict[str, Any], where: str) -> PMLMConfig:
+    """The options that a checkpoint stores, as a config: what it lacks has its default, what is not ours is left out.
+
+    Args:
+        options: as stored.
+        where: what to call the checkpoint in an error.
+
+    Raises:
+        PMLMError: a value has the wrong type, or is not one of its choices.
+    """
+    types = get_type_hints(PMLMConfig)
+    found = {}
+    for name in (f.name for f in fields(PMLMConfig)):
+        if name not in options:
+            continue
+        value, choices = options[name], CHOICES.get(name)
+        if choices:
+            value = str(getattr(value, "value", value))  # fairseq's choices are enums
+            if value not in choices:
+                raise PMLMError(f"{where}: its option {name} is {value!r}, which is not one of {', '.join(choices)}")
+        elif not _is_of(value, types[name]):
+            raise PMLMError(f"{where}: its option {name} is {value!r:.100}, which is not of type {_name(types[name])}")
+        found[name] = value
+    return PMLMConfig(**found)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether *value* is of a field's type; a whole number will do for a float, and True for no number."""
+    kinds = get_args(kind) or (kind,)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return True
+    return any(type(value) is one for one in kinds)
+
+
+def _name(kind: Any) -> str:
+    return " or ".join(one.__name__ for one in get_args(kind) or (kind,))
 
 
 def check(cfg: PMLMConfig) -> None:
@@ -147,19 +192,3 @@ ARCHITECTURES = {
     "pmlm_base": (12, 768, 12),
     "pmlm_large": (24, 1024, 16),
 }
-
-
-def architecture(layers: int, width: int, heads: int):
-    """A function that fills in what the command line (or a checkpoint) leaves open."""
-    named = {"encoder_layers": layers, "encoder_embed_dim": width, "encoder_attention_heads": heads}
-
-    def fill(args):
-        if getattr(args, "arch_from", None):  # fairseq passes what was given, and no default
-            take_from(args.arch_from, args, named if args.arch in ARCHITECTURES else {})
-            args.arch_from = None  # not to be looked for again when this model is loaded
-        args.encoder_layers = getattr(args, "encoder_layers", layers)
-        args.encoder_embed_dim = getattr(args, "encoder_embed_dim", width)
-        args.encoder_attention_heads = getattr(args, "encoder_attention_heads", heads)
-        args.encoder_ffn_embed_dim = getattr(args, "encoder_ffn_embed_dim", 4 * args.encoder_embed_dim)
-
-    return fill

@@ -4,27 +4,22 @@ Post-LN BERT (paper, section 2.2): token + learned position + segment embeddings
 self-attention and GELU feed-forward; a softmax tied to the token embedding behind a transform.
 """
 
+import re
 from contextlib import nullcontext
+from functools import partial
 from typing import Optional
 
 import torch
-import torch.nn.functional as F
-from fairseq import utils
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..optim.layer_decay import mark_layers
-from .attention import RelativePositionBias, SelfAttention, Visibility, gather_slots, visibility
+from .activations import ACTIVATIONS
+from .attention import RelativePositionBias, Rows, SelfAttention, Store, Visibility, select_slots, visibility
+from .cache import Cache
 from .config import PMLMConfig
 from .kernels.dropout import Dropout
 from .kernels.linear import PackableLinear
 from .kernels.projection_loss import CHUNK, ONE_HOT, Distribution, Losses, projection_loss
-
-
-def activation(cfg: PMLMConfig):
-    """The activation function; GELU is torch's own, as fairseq's goes through fp32 whatever the precision."""
-    name = str(cfg.activation_fn)
-    return F.gelu if name == "gelu" else utils.get_activation_fn(name)
 
 
 class Layer(nn.Module):
@@ -38,7 +33,7 @@ class Layer(nn.Module):
         self.fc1 = PackableLinear(dim, cfg.encoder_ffn_embed_dim)
         self.fc2 = PackableLinear(cfg.encoder_ffn_embed_dim, dim)
         self.final_layer_norm = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
-        self.activation_fn = activation(cfg)
+        self.activation_fn = ACTIVATIONS[str(cfg.activation_fn)]
         self.dropout = Dropout(cfg.dropout)
         self.activation_dropout = Dropout(cfg.activation_dropout)
 
@@ -47,17 +42,20 @@ class Layer(nn.Module):
         x: Tensor,
         seen: Visibility,
         context_length: int,
-        queries: Optional[Tensor] = None,
+        queries: Optional[Rows] = None,
         context_queries: int = 0,
+        store: Optional[Store] = None,
     ) -> Tensor:
-        """(batch, slots, dim) -> (batch, slots, dim), or (batch, selected, dim) where *queries* selects slots."""
-        attended = self.self_attn(x, seen, context_length, queries, context_queries)
-        return self.feed_forward(x if queries is None else gather_slots(x, queries), attended)
+        """(batch, slots, dim) -> (batch, slots, dim), or (batch, selected, dim) where *queries* selects slots.
 
-    def feed_forward(self, x: Tensor, attended: Tensor) -> Tensor:
-        """All that follows the attention: residuals, LayerNorms and the feed-forward sublayer; one slot at a time."""
+        Arguments are those of :meth:`SelfAttention.forward`.
+        """
+        attended = self.self_attn(x, seen, context_length, queries, context_queries, store)
+        x = x if queries is None else select_slots(x, queries)
+        if not x.size(1):
+            return x
         x = self.self_attn_layer_norm(x + self.dropout(attended))
-        hidden = self.activation_dropout(self.fc1(x, self.activation_fn))
+        hidden = self.activation_dropout(self.fc1(x, self.activation_fn))  # (batch, slots, ffn_dim)
         return self.final_layer_norm(x + self.dropout(self.fc2(hidden)))
 
 
@@ -105,31 +103,40 @@ class Backbone(nn.Module):
         segments: Tensor,
         steps: Tensor,
         context_length: int,
-        queries: Optional[Tensor] = None,
+        queries: Optional[Rows] = None,
         context_queries: int = 0,
+        cache: Optional[Cache] = None,
     ) -> Tensor:
         """Hidden states of the last layer.
 
         Args:
-            tokens, positions, segments, steps: int64 (batch, slots), see :mod:`fairseq_pmlm.data.layout`; context slots
+            tokens, positions, segments: int64 (batch, slots), see :mod:`fairseq_pmlm.data.layout`; context slots
                 first, padded on the right. Context positions are the same in every row.
+            steps: int64 (batch, slots), signed steps; behind a cache (slots,), as they are the same in all rows.
             context_length: number of leading slots that are context (w == 0).
-            queries: int64 (batch, selected), slots whose output is wanted, context slots first; None for all. Keys and
-                values are all that the last layer computes for the others.
-            context_queries: how many leading columns of *queries* name context slots.
+            queries: slots whose output is wanted, context slots first; None for all. Keys and values are all that the
+                last layer computes for the others.
+            context_queries: how many leading ones of *queries* name context slots.
+            cache: holds keys and values of these slots from here on; where there are some already, the slots are
+                appended ones that attend over them, too, and lie as :func:`fairseq_pmlm.model.incremental.extend` says.
 
         Returns:
             (batch, slots or selected, dim)
         """
-        padding = tokens.eq(self.padding_idx)
         x = self.embed(tokens, positions, segments)
-        seen = visibility(padding, positions, steps, context_length, self.relative_bias, x.dtype)
-        for layer in self.layers[:-1]:
-            x = self.run(layer, x, seen, context_length)
-        return self.run(self.layers[-1], x, seen, context_length, queries, context_queries)
+        if cache is None or not cache.keys:
+            padding = tokens.eq(self.padding_idx)
+            seen = visibility(padding, positions, steps, context_length, self.relative_bias, x.dtype)
+        else:
+            seen = cache.visibility(positions, steps, self.relative_bias)
+        for i, layer in enumerate(self.layers):
+            store = None if cache is None else partial(cache.put, i)
+            last = (queries, context_queries) if i == len(self.layers) - 1 else (None, 0)
+            x = self.run(layer, x, seen, context_length, *last, store)
+        return x
 
-    def run(self, layer: Layer, *args) -> Tensor:
-        """*layer* of *args*, compiled and with its activations computed anew where that is asked for."""
+    def run(self, layer: nn.Module, *args) -> Tensor:
+        """*layer* of *args*, compiled and with its activations computed again where that is asked for."""
         if not self.training:
             return layer(*args)
         if not self.checkpoint_activations:
@@ -138,6 +145,17 @@ class Backbone(nn.Module):
         offload = torch.autograd.graph.save_on_cpu(args[0].is_cuda) if self.offload_activations else nullcontext()
         with offload:
             return checkpoint(self.compiled, layer, *args, use_reentrant=False)
+
+
+def mark_layers(backbone: nn.Module) -> None:
+    """Name the group of every parameter, for learning rates by layer: ``layer0``, ..., ``embeddings``.
+
+    What belongs to no layer, the relative position bias among it, goes with the embeddings; parameters of heads have
+    no such attribute, which fairseq calls the group ``default``.
+    """
+    for name, parameter in backbone.named_parameters():
+        found = re.match(r"layers\.(\d+)\.", name)
+        setattr(parameter, "param_group", f"layer{found[1]}" if found else "embeddings")  # noqa: B010 (torch's class)
 
 
 class OutputLayer(PackableLinear):
@@ -152,10 +170,10 @@ class OutputLayer(PackableLinear):
         self.bias = nn.Parameter(torch.zeros(embed_tokens.num_embeddings))
         self.dense = PackableLinear(dim, dim)
         self.layer_norm = nn.LayerNorm(dim, eps=cfg.layer_norm_eps)
-        self.activation_fn = activation(cfg)
+        self.activation_fn = ACTIVATIONS[str(cfg.activation_fn)]
         init_bert_weights(self.dense, cfg.init_std)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # the activation comes before this product
         """(..., dim) -> logits (..., types)"""
         return super().forward(self.transform(x))
 

@@ -6,29 +6,16 @@ groups can only be described to ``fairseq-hydra-train``; here they follow from o
 """
 
 import logging
-import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from fairseq.optim.composite import CompositeOptimizer, FairseqCompositeOptimizer
-from torch import nn
 
 from ..utils.errors import PMLMError
 
 logger = logging.getLogger(__name__)
-
-
-def mark_layers(backbone: nn.Module) -> None:
-    """Name the group of every parameter of a :class:`transformer.Backbone`: ``layer0``, ..., ``embeddings``.
-
-    What belongs to no layer, the relative position bias among it, goes with the embeddings; parameters of heads have
-    no such attribute, which fairseq calls the group ``default``.
-    """
-    for name, parameter in backbone.named_parameters():
-        found = re.match(r"layers\.(\d+)\.", name)
-        parameter.param_group = f"layer{found[1]}" if found else "embeddings"
 
 
 @dataclass

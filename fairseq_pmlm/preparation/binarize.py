@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..data import indexed
 from ..tokenizers import files as tokenizer_files
-from ..tokenizers.sentencepiece import FAIRSEQ_SYMBOLS, all_symbols
+from ..tokenizers.symbols import FAIRSEQ_SYMBOLS, all_symbols
 from ..tokenizers.wordpiece import CONFIG
 from ..utils.errors import PMLMError
 from ..utils.io import read_lines, write_text
@@ -64,7 +64,7 @@ def write_lines(
         PMLMError: the model cannot be loaded, a worker process was killed, or lines were lost.
     """
     files = [(line for _, line in read_lines(source)) for source in sources]
-    types = len(all_symbols(tokenizer_files.symbols(model)))
+    types = len(all_symbols(tokenizer_files.load(model).symbols))
     batches = _batches(zip(*files, strict=True))
     with (
         tqdm(total=total, desc=label, unit=" lines", unit_scale=True, disable=None) as bar,
@@ -120,7 +120,7 @@ def check_written(prefix: str, written: Written, total: int) -> None:
 
 
 def copy_dictionary(source: str, *targets: str) -> None:
-    """Copy a dict.txt as ``fairseq-preprocess`` does, which reads and writes it anew: ``symbol count`` in each line."""
+    """Copy a dict.txt as ``fairseq-preprocess`` does: read, and written as ``symbol count`` in each line."""
     lines = (line.rpartition(" ") for _, line in read_lines(source))
     text = "".join(f"{symbol} {int(count)}\n" for symbol, _, count in lines)
     for target in targets:

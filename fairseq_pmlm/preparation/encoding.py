@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.indexed import MMapWriter, best_fitting_int_dtype
 from ..tokenizers import files as tokenizer_files
-from ..tokenizers.sentencepiece import FAIRSEQ_SYMBOLS, UNK, all_symbols
+from ..tokenizers.symbols import FAIRSEQ_SYMBOLS, UNK, all_symbols
 from ..utils.io import Counts
 from ..utils.workers import in_order
 from . import chunks
@@ -65,11 +65,11 @@ class Encoder:
 
     def __init__(self, model: str):
         self.bpe = tokenizer_files.load(model)
-        symbols = all_symbols(tokenizer_files.symbols(model))
+        symbols = all_symbols(self.bpe.symbols)
         ids = {symbol: i for i, symbol in enumerate(symbols)}
-        self.end = len(self.bpe.symbols)  # stands for </s> among the tokenizer's own numbers
+        self.end = len(self.bpe.id_to_symbol)  # stands for </s> among the tokenizer's own numbers
         width = best_fitting_int_dtype(len(symbols))  # as in the file: half of what travels between processes
-        self.table = np.array([*(ids[symbol] for symbol in self.bpe.symbols), EOS_ID], width)
+        self.table = np.array([*(ids[symbol] for symbol in self.bpe.id_to_symbol), EOS_ID], width)
 
     def encode(self, item: tuple[chunks.Chunk, bytes, int, bool]) -> Part:
         """Encode the documents of a chunk that have a certain fate, with an empty line between two that have tokens."""
@@ -85,7 +85,7 @@ class Encoder:
                 part.written.duplicate_lines += bool(line) and fate == DUPLICATE
         numbers: list[int] = []
         sizes: list[int] = []
-        for line, found in zip(lines, self.bpe.number(lines), strict=True):
+        for line, found in zip(lines, self.bpe.encode_lines(lines), strict=True):
             if not line:
                 part.after = bool(sizes)
                 part.before |= not sizes
@@ -109,7 +109,7 @@ class Encoder:
         part, count = Part(), len(lines[0])
         numbers: list[int] = []
         sizes: list[int] = []
-        found = self.bpe.number([text for line in lines for text in line])
+        found = self.bpe.encode_lines([text for line in lines for text in line])
         for pieces in zip(*[iter(found)] * count, strict=True):
             for piece in pieces:
                 numbers += piece

@@ -14,9 +14,10 @@ from typing import Any, Generator, Iterable
 import numpy as np
 from tqdm import tqdm
 
-from ..tokenizers import dictionary as dict_files
 from ..tokenizers import files as tokenizer_files
-from ..tokenizers.sentencepiece import all_symbols, write_dictionary
+from ..tokenizers.base import Tokenizer
+from ..tokenizers.dictionary import load_vocabulary
+from ..tokenizers.symbols import all_symbols, write_dictionary
 from ..utils import directories
 from ..utils.errors import PMLMError
 from ..utils.io import Counts, list_files, read_lines, write_json
@@ -43,13 +44,14 @@ class Preparation:
         both = {os.path.realpath(f) for f in self.files["train"]} & {os.path.realpath(f) for f in self.files["valid"]}
         if both:
             raise PMLMError(f"{min(both)} is both in --text and in --valid")
-        self.dictionary, self.given = None, args.sentencepiece_model or args.wordpiece_vocab
+        self.dictionary: str | None = None
+        self.given: Tokenizer | None = None  # read before the long part, so that errors come early
         self.model_name = "vocab.txt" if args.wordpiece_vocab else "sentencepiece.model"
         if args.vocab_from:
-            self.dictionary, self.given = dict_files.find_vocabulary(args.vocab_from)
-            self.model_name = os.path.basename(self.given)
-        elif self.given:
-            tokenizer_files.load(self.given, self.model_name)  # fail before the long part
+            self.dictionary, self.given = load_vocabulary(args.vocab_from)
+            self.model_name = self.given.file_name
+        elif given := args.sentencepiece_model or args.wordpiece_vocab:
+            self.given = tokenizer_files.load(given, self.model_name)
 
     def folder(self, step: str) -> str:
         """Where a step of the plan is kept."""
@@ -95,12 +97,12 @@ class Preparation:
             "--vocab-size": args.vocab_size,
             "--character-coverage": args.character_coverage,
             "--byte-fallback": args.byte_fallback,
-            "a tokenizer with SHA-256": self.given and tokenizer_files.fingerprint(self.given, self.model_name),
+            "a tokenizer with SHA-256": self.given and self.given.fingerprint(),
         }
         if not self.is_done(folder, options):
             with directories.building(folder, False, binarize.OURS) as temporary:
                 if self.given:
-                    model = tokenizer_files.copy(self.given, temporary, self.model_name)
+                    model = self.given.save(temporary)
                 else:
                     model = os.path.join(temporary, self.model_name)
                     print(f"training sentencepiece, {args.vocab_size} pieces ...", flush=True)
@@ -118,7 +120,7 @@ class Preparation:
                 if self.dictionary:
                     shutil.copyfile(self.dictionary, dictionary)
                 else:
-                    write_dictionary(dictionary, tokenizer_files.symbols(model))
+                    write_dictionary(dictionary, tokenizer_files.load(model).symbols)
                 shards.record_options(temporary, options)
         return os.path.join(folder, self.model_name)
 
@@ -192,7 +194,7 @@ class Preparation:
         with directories.building(args.destdir, args.overwrite, binarize.OURS) as folder:
             self.root = folder
             found, model = self.look(), self.vocabulary()
-            symbols = tokenizer_files.symbols(model)
+            symbols = tokenizer_files.load(model).symbols
             types = all_symbols(symbols)
             valid = self.valid(found, model, len(types))
             self.add_vocabulary(folder)
@@ -219,7 +221,7 @@ class Preparation:
         args = self.args
         shards.open_directory(args.destdir, args.overwrite)
         found, model = self.look(), self.vocabulary()
-        types = len(all_symbols(tokenizer_files.symbols(model)))
+        types = len(all_symbols(tokenizer_files.load(model).symbols))
         valid = self.valid(found, model, types)
         names = shards.names(int(found.shards.max()) + 1)
         folders = [os.path.join(args.destdir, name) for name in names]

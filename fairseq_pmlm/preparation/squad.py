@@ -13,9 +13,8 @@ from ..data.indexed import MMapWriter, best_fitting_int_dtype
 from ..squad import windows
 from ..squad.files import META
 from ..squad.reader import Question, SquadFile
-from ..tokenizers import dictionary as dict_files
-from ..tokenizers import files as tokenizer_files
-from ..tokenizers.sentencepiece import all_symbols
+from ..tokenizers.dictionary import load_vocabulary
+from ..tokenizers.symbols import all_symbols
 from ..utils.errors import PMLMError
 from ..utils.io import Counts
 from .encoding import UNK_ID
@@ -45,7 +44,7 @@ class Part:
     Args:
         folder: the data-bin.
         name: of the part.
-        bpe: tokenizer with ``encode_with_extents``.
+        bpe: tokenizer with ``encode_with_offsets``.
         ids: symbol -> number in the dictionary.
         limits: sizes of questions and windows.
         training: leave out questions whose answer no run of pieces spells, and take all others.
@@ -81,7 +80,7 @@ class Part:
                 bar.update(len(paragraph.questions))
                 if not paragraph.questions:
                     continue
-                symbols, extents = self.bpe.encode_with_extents(paragraph.passage)
+                symbols, extents = self.bpe.encode_with_offsets(paragraph.passage)
                 if not symbols:
                     raise PMLMError(f"{paragraph.questions[0].where}: the tokenizer leaves nothing of the passage")
                 written = [self.question(question, paragraph.passage, extents) for question in paragraph.questions]
@@ -155,11 +154,10 @@ def prepare(paths: dict[str, str], vocabulary: str, limits: windows.Limits, fold
         PMLMError: see :mod:`fairseq_pmlm.squad.reader`; the files are of different versions.
     """
     windows.check(limits)
-    dictionary, model = dict_files.find_vocabulary(vocabulary)
-    bpe = tokenizer_files.load(model)
+    dictionary, bpe = load_vocabulary(vocabulary)
     shutil.copyfile(dictionary, os.path.join(folder, "dict.txt"))
-    tokenizer_files.copy(model, folder)
-    ids = {symbol: number for number, symbol in enumerate(all_symbols(bpe.pieces))}
+    bpe.save(folder)
+    ids = {symbol: number for number, symbol in enumerate(all_symbols(bpe.symbols))}
     files = {name: SquadFile(path, Counts(), answered=name != "test") for name, path in paths.items()}
     versions = {file.version: file.path for file in files.values()}
     if len(versions) > 1:

@@ -81,7 +81,9 @@ def _add(log: Log, text: str) -> bool:
         return False
     values = {key: value for key, value in values.items() if NAME.fullmatch(key)}
     counter = next((key for key in values if key == "num_updates" or key.endswith("_num_updates")), None)
-    updates = values.get(counter, math.nan)
+    if counter is None:
+        return False
+    updates = values[counter]
     if not (math.isfinite(updates) and 0 <= updates < 2**53):
         return False
     part = counter.removesuffix("num_updates")

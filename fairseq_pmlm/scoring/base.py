@@ -6,8 +6,8 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-import fairseq_pmlm  # for __version__, read late: the package may still be importing this very module
-from fairseq_pmlm.utils.errors import PMLMError
+from .._version import __version__
+from ..utils.errors import PMLMError
 
 
 class Score(NamedTuple):
@@ -35,7 +35,7 @@ class Scores:
         empty: number of hypotheses without any text; they are scored like all others.
         confidence: probability that the intervals cover, 0..1.
         samples: the score of each resample, a float array of shape (bootstrap samples,) by name; what
-            :func:`~fairseq_pmlm.scoring.compare` takes differences of.
+            :func:`~fairseq_pmlm.scoring.compare.compare` takes differences of.
     """
 
     values: dict[str, Score]
@@ -103,7 +103,9 @@ DEFAULT = Bootstrap()
 
 
 def corpus_scores(
-    stats: Sequence[Sequence[float]], functions: Mapping[str, Callable[[np.ndarray], np.ndarray]], bootstrap: Bootstrap
+    stats: np.ndarray | Sequence[Sequence[float]],
+    functions: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    bootstrap: Bootstrap,
 ) -> tuple[dict[str, Score], dict[str, np.ndarray]]:
     """Scores, and those of each resample, that are functions of counts which add up over segments.
 
@@ -144,5 +146,5 @@ def sign(name: str, pairs: Mapping, bootstrap: Optional[Bootstrap], library: Map
         pairs["bootstrap"] = bootstrap.samples
         if bootstrap.samples:
             pairs["seed"] = bootstrap.seed
-    pairs |= {**library, "pmlm": fairseq_pmlm.__version__}
+    pairs |= {**library, "pmlm": __version__}
     return "|".join([name, *(f"{key}:{value}" for key, value in pairs.items())])

@@ -1,12 +1,12 @@
 """BLEU and chrF by sacrebleu."""
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Optional
 
 import numpy as np
-import sacrebleu
-from sacrebleu.metrics import BLEU, CHRF
 
+from ..utils.optional import require
 from .base import DEFAULT, Bootstrap, Scores, check_segments, corpus_scores, count_empty, sign
 from .tokenizers import check_tokenizer, load_sentencepiece, stop_if_unspaced
 
@@ -25,7 +25,7 @@ def score_bleu(
     """Corpus BLEU, mixed case: ``bleu`` is BLEU-4, sacrebleu's default; ``bleu1`` to ``bleu3`` stop at shorter n-grams.
 
     Args:
-        hypotheses, references, bootstrap, origin: as in :func:`~fairseq_pmlm.scoring.score_rouge`.
+        hypotheses, references, bootstrap, origin: as in :func:`~fairseq_pmlm.scoring.rouge.score_rouge`.
         tokenizer: ``default`` (sacrebleu's ``13a``), ``intl``, ``char`` (both sacrebleu's), ``none`` (what stands
             between spaces) or ``spm`` (pieces of *sentencepiece_model*). None is ``default`` plus the stop under
             "Raises".
@@ -41,10 +41,11 @@ def score_bleu(
     if tokenizer is None:
         stop_if_unspaced(hypotheses, references)
 
+    BLEU = require("sacrebleu.metrics", "BLEU").BLEU
     empty = count_empty(hypotheses)
     # force: pieces and tokens do look tokenized, no need for the warning
     metric = BLEU(tokenize=THEIRS.get(tokenizer, tokenizer), smooth_method=smooth, force=True)
-    if tokenizer == "spm":
+    if sentencepiece_model:
         encode, name = load_sentencepiece(sentencepiece_model)
         hypotheses = [" ".join(encode(text)) for text in hypotheses]
         references = [[" ".join(encode(text)) for text in reference] for reference in references]
@@ -74,13 +75,13 @@ def score_chrf(
     """Corpus chrF2 (character 6-grams, no words), sacrebleu's default; it needs no tokenizer.
 
     Args:
-        hypotheses, references, bootstrap, origin: as in :func:`~fairseq_pmlm.scoring.score_rouge`.
+        hypotheses, references, bootstrap, origin: as in :func:`~fairseq_pmlm.scoring.rouge.score_rouge`.
 
     Raises:
         PMLMError: nothing to score, or lists of different lengths.
     """
     check_segments(hypotheses, references)
-    metric = CHRF()
+    metric = require("sacrebleu.metrics", "chrF").CHRF()
 
     def chrf(sums):
         return np.array([metric._compute_score_from_stats(row).score for row in sums.astype(np.int64).tolist()])
@@ -106,4 +107,4 @@ def sign_as_sacrebleu(name: str, metric, bootstrap: Bootstrap, origin: Mapping) 
     """
     info = metric.get_signature().info
     pairs = {key: value for key, value in info.items() if value is not None and key != "version"}
-    return sign(name, pairs, bootstrap, {"sacrebleu": sacrebleu.__version__}, origin)
+    return sign(name, pairs, bootstrap, {"sacrebleu": version("sacrebleu")}, origin)

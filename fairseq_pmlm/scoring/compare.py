@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fairseq_pmlm.utils.errors import PMLMError
-
+from ..utils.errors import PMLMError
 from .base import Scores
 
 

@@ -6,8 +6,7 @@ from typing import Optional
 from fairseq.dataclass import FairseqDataclass
 from fairseq.scoring import SCORER_REGISTRY, BaseScorer, register_scorer
 
-from fairseq_pmlm.utils.errors import PMLMError
-
+from ..utils.errors import PMLMError
 from .base import Bootstrap, Scores
 from .presets import PRESETS, find_preset, prepare
 from .rouge import score_rouge
@@ -36,7 +35,7 @@ class RougeConfig(FairseqDataclass):
 
 
 class FairseqRougeScorer(BaseScorer):
-    """ROUGE of what ``fairseq-generate`` decodes, without intervals (``scripts/score.py`` has them)."""
+    """ROUGE of what ``fairseq-generate`` decodes, without intervals (``pmlm score`` has them)."""
 
     EARLY = 64  # pairs after which the letters are looked at for the first time
 

@@ -16,8 +16,8 @@ from typing import Optional
 
 import numpy as np
 
-from fairseq_pmlm.utils.errors import PMLMError, describe
-
+from ..utils.errors import PMLMError, describe
+from ..utils.optional import require
 from .base import DEFAULT, Bootstrap, Score, Scores, check_segments, count_empty, sign
 
 IMPLEMENTATIONS = ["1.5", "nltk"]
@@ -34,7 +34,7 @@ def score_meteor(
     """METEOR for English, the best reference counting.
 
     Args:
-        hypotheses, references, bootstrap, origin: as in :func:`~fairseq_pmlm.scoring.score_rouge`.
+        hypotheses, references, bootstrap, origin: as in :func:`~fairseq_pmlm.scoring.rouge.score_rouge`.
         implementation: ``1.5``: the corpus score of METEOR 1.5 (needs Java and pycocoevalcap); ``nltk``: the mean of
             nltk's over segments, words being what stands between spaces (needs nltk's WordNet data).
 
@@ -63,7 +63,7 @@ def score_meteor(
 def missing_meteor() -> Optional[str]:
     """What is missing to run METEOR 1.5, as the end of a sentence; None if nothing is."""
     if find_meteor() is None:
-        return "needs the package pycocoevalcap, which brings the program along: pip install pycocoevalcap"
+        return 'needs the package pycocoevalcap, which brings the program along: pip install "fairseq-pmlm[meteor]"'
     if shutil.which("java") is None:
         return "is a Java program, and there is no command 'java': install a Java runtime"
     return None
@@ -72,8 +72,10 @@ def missing_meteor() -> Optional[str]:
 def find_meteor() -> Optional[Path]:
     """meteor-1.5.jar of the installed package pycocoevalcap, found without importing it."""
     spec = find_spec("pycocoevalcap")
-    jar = Path(spec.submodule_search_locations[0]) / "meteor" / "meteor-1.5.jar" if spec else None
-    return jar if jar and jar.is_file() else None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    jar = Path(spec.submodule_search_locations[0]) / "meteor" / "meteor-1.5.jar"
+    return jar if jar.is_file() else None
 
 
 def score_java(hypotheses, rows, bootstrap):
@@ -101,6 +103,7 @@ def score_java(hypotheses, rows, bootstrap):
 def run_meteor(lines: Sequence[str]) -> list[str]:
     """What METEOR 1.5 answers to *lines*."""
     jar = find_meteor()
+    assert jar is not None  # see missing_meteor
     command = ["java", "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
     ran = subprocess.run(command, input="\n".join([*lines, ""]), capture_output=True, encoding="utf-8", cwd=jar.parent)
     answers = ran.stdout.splitlines()
@@ -115,9 +118,8 @@ def run_meteor(lines: Sequence[str]) -> list[str]:
 
 def score_nltk(hypotheses, rows, bootstrap):
     """(Score, samples, score of each segment, versions) of nltk's METEOR."""
-    from nltk.corpus import wordnet
-    from nltk.translate.meteor_score import meteor_score
-
+    wordnet = require("nltk.corpus", "METEOR 'nltk'").wordnet
+    meteor_score = require("nltk.translate.meteor_score", "METEOR 'nltk'").meteor_score
     try:
         wordnet.ensure_loaded()
     except LookupError:

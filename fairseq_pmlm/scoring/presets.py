@@ -16,10 +16,9 @@ two points.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
-from fairseq_pmlm.utils.errors import PMLMError
-
+from ..utils.errors import PMLMError
 from .base import check_segments
 from .tokenizers import stop_if_not_english
 from .words import penn_words, split_words
@@ -44,15 +43,15 @@ class Preset:
     Attributes:
         name: as in ``--preset``.
         metrics: those published, by name.
-        rouge, bleu: options of :func:`~fairseq_pmlm.scoring.score_rouge` and ``score_bleu``.
+        rouge, bleu: options of :func:`~fairseq_pmlm.scoring.rouge.score_rouge` and ``score_bleu``.
         process: (hypotheses, references, word limit) -> what :class:`Prepared` holds.
     """
 
     name: str
     metrics: tuple[str, ...]
     process: Callable
-    rouge: Mapping[str, object] = field(default_factory=lambda: {"tokenizer": "default", "stem": True})
-    bleu: Mapping[str, object] = field(default_factory=lambda: {"tokenizer": "none"})
+    rouge: Mapping[str, Any] = field(default_factory=lambda: {"tokenizer": "default", "stem": True})
+    bleu: Mapping[str, Any] = field(default_factory=lambda: {"tokenizer": "none"})
 
 
 @dataclass
@@ -99,8 +98,8 @@ def prepare(
         raise PMLMError(f"word limit {word_limit}: is for the preset 'cnndm', and 0 (none) or more")
     if preset.rouge["tokenizer"] == "default":
         stop_if_not_english(hypotheses, references)
-    hypotheses, references, pairs, notes = preset.process(hypotheses, references, word_limit)
-    return Prepared(preset, hypotheses, references, {"preset": name, **pairs}, notes)
+    ours, theirs, pairs, notes = preset.process(hypotheses, references, word_limit)
+    return Prepared(preset, ours, theirs, {"preset": name, **pairs}, notes)
 
 
 def find_preset(name: str) -> Preset:

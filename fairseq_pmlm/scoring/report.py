@@ -26,8 +26,8 @@ def format_table(*scores: Scores, differences: Mapping[str, Difference] = {}, no
     lines += [*notes, *(part.signature for part in scores)]
     if differences:
         lines += ["", f"{'difference':<10} {'':>6}   {100 * scores[0].confidence:g} % interval   p (paired bootstrap)"]
-        for name, value in differences.items():
-            lines.append(f"{name:<10} {value.mean:+6.2f}   {value.low:+6.2f} .. {value.high:+6.2f}   {value.p:.4f}")
+        for name, by in differences.items():
+            lines.append(f"{name:<10} {by.mean:+6.2f}   {by.low:+6.2f} .. {by.high:+6.2f}   {by.p:.4f}")
     return "\n".join(lines)
 
 

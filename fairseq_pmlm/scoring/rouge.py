@@ -6,10 +6,9 @@ from importlib.metadata import version
 from typing import Optional
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
 
-from fairseq_pmlm.utils.errors import PMLMError
-
+from ..utils.errors import PMLMError
+from ..utils.optional import require
 from .base import DEFAULT, Bootstrap, Score, Scores, check_segments, count_empty, sign
 from .tokenizers import build_rouge_tokenizer, stop_if_not_english
 
@@ -57,7 +56,8 @@ def score_rouge(
     if tokenizer is None:
         stop_if_not_english(hypotheses, references)
 
-    scorer = RougeScorer(ROUGE_TYPES, tokenizer=types.SimpleNamespace(tokenize=tokenize))
+    rouge_scorer = require("rouge_score.rouge_scorer", "ROUGE")
+    scorer = rouge_scorer.RougeScorer(ROUGE_TYPES, tokenizer=types.SimpleNamespace(tokenize=tokenize))
     f = np.empty((len(hypotheses), len(ROUGE_TYPES)))
     for i, hypothesis in enumerate(hypotheses):
         ours = [reference[i] for reference in references]

@@ -135,7 +135,8 @@ def score_squad(
     parts = {"": np.ones(len(ids), bool)}
     if version == "2.0":
         parts |= {name: part for name, part in (("HasAns_", has), ("NoAns_", ~has)) if part.any()}
-    columns, functions = [], {}
+    columns: list[np.ndarray] = []
+    functions = {}
     for prefix, part in parts.items():
         for column, name in enumerate(("exact", "f1")):
             total = len(columns)

@@ -28,7 +28,7 @@ def text_statistics(
       mean of the references; ``ratio``: words of all hypotheses in percent of those of all first references.
 
     Args:
-        hypotheses, references, sentencepiece_model, origin: as in :func:`~fairseq_pmlm.scoring.score_rouge`.
+        hypotheses, references, sentencepiece_model, origin: as in :func:`~fairseq_pmlm.scoring.rouge.score_rouge`.
         tokenizer: as there, but ``intl`` by default.
     """
     check_segments(hypotheses, references)
@@ -37,7 +37,7 @@ def text_statistics(
     theirs = [[len(tokenize(text)) for text in reference] for reference in references]
     lengths = np.array([len(words) for words in ours])
 
-    values = {}
+    values: dict[str, float] = {}
     grams = {n: [list(zip(*(words[i:] for i in range(n)), strict=False)) for words in ours] for n in ORDERS}
     for n, rows in grams.items():
         total = sum(map(len, rows))
@@ -46,10 +46,10 @@ def text_statistics(
         shares = [100 * (1 - len(set(row)) / len(row)) for row in rows if row]
         values[f"repeat{n}"] = float(np.mean(shares)) if shares else 0.0
     values["same"] = 100 * (1 - len(set(map(tuple, ours))) / len(ours))
-    values |= {"words": lengths.mean(), "words_min": lengths.min(), "words_max": lengths.max()}
-    values |= {"words_ref": np.mean(theirs), "ratio": 100 * lengths.sum() / max(sum(theirs[0]), 1)}
+    values |= {"words": float(lengths.mean()), "words_min": float(lengths.min()), "words_max": float(lengths.max())}
+    values |= {"words_ref": float(np.mean(theirs)), "ratio": 100 * lengths.sum() / max(sum(theirs[0]), 1)}
     return Scores(
-        {key: Score(float(value)) for key, value in values.items()},
+        {key: Score(value) for key, value in values.items()},
         sign("statistics", {"nrefs": len(references), "tok": name}, None, {}, origin),
         None,
         len(hypotheses),

@@ -8,9 +8,9 @@ from typing import Optional
 
 import regex
 import sentencepiece
-from rouge_score.tokenizers import DefaultTokenizer
 
-from fairseq_pmlm.utils.errors import PMLMError, describe
+from ..utils.errors import PMLMError, describe
+from ..utils.optional import require
 
 TOKENIZERS = ["default", "intl", "char", "none", "spm"]
 MAX_FOREIGN_LETTERS = 0.10  # share of letters that the default tokenizer may lose before scoring stops
@@ -36,13 +36,15 @@ def build_rouge_tokenizer(
     if stem and tokenizer != "default":
         raise PMLMError(f"tokenizer {tokenizer!r}: the stemmer is for English and works with 'default' only")
     if tokenizer == "default":
-        return DefaultTokenizer(use_stemmer=stem).tokenize, "default"
+        tokenizers = require("rouge_score.tokenizers", "the tokenizer 'default'")
+        return tokenizers.DefaultTokenizer(use_stemmer=stem).tokenize, "default"
     if tokenizer == "intl":
         return lambda text: WORD.findall(fold(text)), "intl"
     if tokenizer == "char":
         return lambda text: CHARACTER.findall(fold(text)), "char"
     if tokenizer == "none":
         return str.split, "none"
+    assert sentencepiece_model  # see check_tokenizer
     encode, name = load_sentencepiece(sentencepiece_model)
     # punctuation scores nothing in ROUGE, and neither should the bare "▁" that may begin every text
     return lambda text: [piece for piece in encode(fold(text)) if WORD.search(piece)], name

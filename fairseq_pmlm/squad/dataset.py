@@ -142,7 +142,7 @@ class SquadDataset(FairseqDataset):
     def judge(self, sample, logits: Tensor, longest: int) -> list[tuple[float, ...]]:
         """What :func:`~fairseq_pmlm.squad.validation.summarize` wants of each window of a batch: its question, the
         scores of the best span and of <s>, exact match and F1 of that span (0..1), whether there is an answer."""
-        rows = []
+        rows: list[tuple[float, ...]] = []
         for found in self.decode(sample, logits, longest, count=1):
             answers = self.texts.answers[found.question]
             text = self.answer(found.passage, found.spans[0]) if found.spans else ""

@@ -11,6 +11,7 @@ import torch
 from fairseq import utils
 from tqdm import tqdm
 
+from ..model.pmlm import Predict
 from ..scoring.squad import EVEN, SquadScores, score_squad
 from ..utils.errors import PMLMError
 from ..utils.io import read_json
@@ -48,8 +49,9 @@ class Prediction:
             count: how many; "no answer" comes beside them.
             with_null: whether "no answer" is one of them, as an empty text.
         """
-        rows = [*zip(self.texts, self.starts, self.scores, strict=True)][:count]
-        rows = sorted([*rows, ("", None, self.null)] if with_null else rows, key=lambda row: -row[2])
+        best = [*zip(self.texts, self.starts, self.scores, strict=True)][:count]
+        rows: list[tuple[str, int | None, float]] = [*best, ("", None, self.null)] if with_null else [*best]
+        rows.sort(key=lambda row: -row[2])
         weights = np.exp(np.array([row[2] for row in rows]) - max((row[2] for row in rows), default=0))
         keys = ("text", "start", "score", "probability")
         return [
@@ -77,7 +79,7 @@ def predict(
     with tqdm(total=len(dataset), desc="answering", unit=" windows", disable=None) as bar:
         for sample in iterator:
             sample = utils.move_to_cuda(sample) if cuda else sample
-            logits, _ = model(**sample["net_input"], spans=True)
+            logits, _ = model(Predict(head="span_head"), **sample["net_input"])
             for window in dataset.decode(sample, logits, longest, count):
                 found[window.question].append(window)
             bar.update(len(logits))
@@ -137,23 +139,24 @@ def write(
     predictions = list(predictions)
     version, with_null = dataset.version, dataset.version == "2.0"
     spans = {prediction.id: prediction.text for prediction in predictions}
-    probabilities = {prediction.id: prediction.probability for prediction in predictions} if with_null else None
     references = dict(zip(dataset.texts.ids, dataset.texts.answers, strict=True)) if dataset.answered else None
-    tuned = with_null and threshold is None and references is not None
-    if not with_null:
-        threshold = None
-    elif tuned:
-        threshold = score_squad(spans, references, version, probabilities).thresholds["f1"]
-    elif threshold is None:
-        threshold = EVEN
-    scores = None
-    if references is not None:
-        scores = score_squad(spans, references, version, probabilities, 1.0 if threshold is None else threshold)
-    files = {"predictions": spans, "nbest": {p.id: p.nbest(count, with_null) for p in predictions}}
+    files: dict[str, dict] = {"predictions": spans, "nbest": {p.id: p.nbest(count, with_null) for p in predictions}}
+    probabilities = None
     if with_null:
+        probabilities = {prediction.id: prediction.probability for prediction in predictions}
+        tuned = threshold is None and references is not None
+        if threshold is None:
+            threshold = EVEN
+            if references is not None:
+                threshold = score_squad(spans, references, version, probabilities).thresholds["f1"]
         files["spans"], files["na_probs"] = spans, probabilities
         files["predictions"] = {i: "" if probabilities[i] > threshold else text for i, text in spans.items()}
         files["threshold"] = {"threshold": threshold, "tuned": tuned}
+    else:
+        threshold = None
+    scores = None
+    if references is not None:
+        scores = score_squad(spans, references, version, probabilities, 1.0 if threshold is None else threshold)
     for name, content in files.items():
         with open(os.path.join(folder, f"{name}.json"), "w", encoding="utf-8") as f:
             json.dump(content, f, ensure_ascii=True, indent=1 if name in ("nbest", "threshold") else None)

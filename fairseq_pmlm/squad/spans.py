@@ -43,9 +43,9 @@ def best_spans(start: np.ndarray, end: np.ndarray, usable: np.ndarray, longest: 
         chosen = [int(scores.argmax())]
     else:
         least = np.partition(scores, len(scores) - count)[len(scores) - count]
-        chosen = np.flatnonzero(scores >= least)
-        chosen = chosen[np.argsort(-scores[chosen], kind="stable")][:count]
-    return [Span(float(scores[i]), int(i) // width, int(i) // width + int(i) % width) for i in chosen]
+        likely = np.flatnonzero(scores >= least)
+        chosen = likely[np.argsort(-scores[likely], kind="stable")][:count].tolist()
+    return [Span(float(scores[i]), i // width, i // width + i % width) for i in chosen]
 
 
 def merge(windows: Iterable[Sequence[Span]], count: int) -> list[Span]:

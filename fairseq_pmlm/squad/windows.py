@@ -75,7 +75,7 @@ def find_answer(passage: str, extents: np.ndarray, answer: Answer) -> Optional[t
 
     Args:
         passage: the text as it is.
-        extents: int32 (pieces, 2), see :func:`fairseq_pmlm.tokenizers.offsets.extents`.
+        extents: int32 (pieces, 2), see :func:`fairseq_pmlm.tokenizers.offsets.original_offsets`.
         answer: stands in *passage* where it says.
     """
     begin, end = answer.start, answer.start + len(answer.text)

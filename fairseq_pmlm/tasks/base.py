@@ -12,12 +12,13 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..data import indexed as binarized
-from ..fairseq_patches import compat
+from ..checkpoints import context
+from ..data import indexed
 from ..model.config import ARCHITECTURES
-from ..model.pmlm import PMLMModel
+from ..model.pmlm import PMLM
 from ..tokenizers import files as tokenizer_files
 from ..utils.errors import PMLMError, describe, first_line
+from .encoders import ENCODERS
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +75,9 @@ class PMLMBaseTask(FairseqTask):
         try:
             model = super().build_model(cfg, from_checkpoint)
         except OmegaConfBaseException as error:  # a value of another type, which argparse would not have let through
-            where = compat.last_checkpoint if from_checkpoint else None
-            raise PMLMError(f"{where or 'the options of the model'}: {first_line(error)}") from error
-        if not isinstance(model, PMLMModel):
+            where = context.current().where if from_checkpoint else "the options of the model"
+            raise PMLMError(f"{where}: {first_line(error)}") from error
+        if not isinstance(model, PMLM):
             raise PMLMError(f"--arch {cfg._name} is not a PMLM; give one of {', '.join(ARCHITECTURES)}")
         if from_checkpoint and self.cfg.bf16 is True:  # fairseq looks at --fp16 alone
             if self.cfg.fp16 is True:
@@ -93,20 +94,21 @@ class PMLMBaseTask(FairseqTask):
         """
         beside = tokenizer_files.find(self.cfg.data)
         name = args._name if OmegaConf.is_config(args) else args
-        ours = {bpe: (option, kind) for kind, (bpe, _, option) in tokenizer_files.KINDS.items()}
-        if name is not None and name not in ours:
+        if name is not None and name not in ENCODERS:
             return super().build_bpe(args)
-        option, kind = ours.get(name, (None, None))
-        given = None
-        if option and OmegaConf.is_config(args) and option in args:  # "in" is False where it is missing ("???")
-            given = args[option]
-        if given and beside and os.path.isfile(given):
-            same = kind == os.path.basename(beside)
-            if not same or tokenizer_files.fingerprint(given, kind) != tokenizer_files.fingerprint(beside):
-                option = option.replace("_", "-")
-                raise PMLMError(f"--{option} {given} is not the tokenizer that the data was prepared with, {beside}")
-        if given or (name and not beside):
-            return super().build_bpe(args)
+        if name is not None:
+            kind, option = ENCODERS[name]
+            # "in" is False where it is missing ("???")
+            given = args[option] if OmegaConf.is_config(args) and option in args else None
+            if given and beside and os.path.isfile(given):
+                same = kind.file_name == os.path.basename(beside)
+                if not same or kind.fingerprint_file(given) != kind.fingerprint_file(beside):
+                    raise PMLMError(
+                        f"--{option.replace('_', '-')} {given} is not the tokenizer that the data was prepared with, "
+                        f"{beside}"
+                    )
+            if given or not beside:
+                return super().build_bpe(args)
         return tokenizer_files.load(beside) if beside else None
 
     def load_binarized(self, prefix: str, combine: bool = False, scan: bool = True):
@@ -121,7 +123,7 @@ class PMLMBaseTask(FairseqTask):
             MissingDataError: there are none.
             PMLMError: the files are damaged.
         """
-        binarized.check(prefix, len(self.dictionary) if scan else None, combine)
+        indexed.check(prefix, len(self.dictionary) if scan else None, combine)
         try:
             dataset = data_utils.load_indexed_dataset(prefix, self.dictionary, combine=combine)
         except (ValueError, AssertionError, struct.error) as error:  # of a format that nobody has checked

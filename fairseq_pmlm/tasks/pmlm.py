@@ -11,7 +11,8 @@ from fairseq.tasks.language_modeling import SAMPLE_BREAK_MODE_CHOICES
 from omegaconf import II, MISSING
 
 from ..data.blocks import TextBlocks
-from ..data.pretraining_dataset import OBJECTIVES, PMLMDataset
+from ..data.collate import OBJECTIVES
+from ..data.pretraining_dataset import PMLMDataset
 from ..utils.errors import PMLMError
 from .base import PMLMBaseConfig, PMLMBaseTask, load_dictionary
 
@@ -26,7 +27,7 @@ class PMLMTaskConfig(PMLMBaseConfig):
         default=MISSING,
         metadata={"help": "data directories, separated by colons; training visits them one an epoch, round-robin"},
     )
-    objective: ChoiceEnum(list(OBJECTIVES)) = field(
+    objective: ChoiceEnum(list(OBJECTIVES)) = field(  # type: ignore[valid-type]  # a call makes the enum
         default="ae+par",
         metadata={
             "help": "ae: autoencoding, as in BERT; par: partially autoregressive, a block of masked tokens a step; "

@@ -7,7 +7,7 @@
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 from fairseq import utils
@@ -17,11 +17,11 @@ from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
 from ..data.pair_dataset import Corruption, CutDataset, PseudoMaskedPairDataset
-from ..generation.search import check_options
-from ..generation.sequence_generator import EARLY_STOPS, LENGTH_PENALTIES, Generator
+from ..generation.sequence_generator import EARLY_STOPS, LENGTH_PENALTIES, SUPPRESSED, find_symbols
 from ..model.config import seq2seq_limits
 from ..utils.errors import PMLMError
 from .base import MissingDataError, PMLMBaseConfig, PMLMBaseTask, load_dictionary
+from .generator import Generator, check_options
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +62,14 @@ class PMLMSeq2SeqConfig(PMLMBaseConfig):
             "--random-token-prob say"
         },
     )
-    length_penalty_type: ChoiceEnum(LENGTH_PENALTIES) = field(
+    length_penalty_type: ChoiceEnum(LENGTH_PENALTIES) = field(  # type: ignore[valid-type]  # a call makes the enum
         default="fairseq",
         metadata={
             "help": "generation: what --lenpen means. fairseq: sum of log-probabilities / length ^ lenpen; wu: / ((5 + "
             "length) / 6) ^ lenpen, as in the published results, where 0 is the plain sum"
         },
     )
-    early_stop: ChoiceEnum(EARLY_STOPS) = field(
+    early_stop: ChoiceEnum(EARLY_STOPS) = field(  # type: ignore[valid-type]  # a call makes the enum
         default="fairseq",
         metadata={
             "help": "generation: when to stop early. fairseq: when --beam hypotheses have ended; exact: when "
@@ -96,7 +96,7 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
 
     def __init__(self, cfg: PMLMSeq2SeqConfig, dictionary):
         super().__init__(cfg, dictionary)
-        self.limits = None  # longest source and target; known once there is a model
+        self.limits: Optional[tuple[int, int]] = None  # longest source and target; known once there is a model
         self.cuts = ("none", "none")
         self.check_corruption()
         for name in ("target_mask_prob", "source_mask_prob"):
@@ -111,7 +111,7 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
                 cfg.source_lang, cfg.target_lang = data_utils.infer_language_pair(directory)
         if cfg.source_lang is None or cfg.target_lang is None:
             raise PMLMError(
-                f"{cfg.data} holds no binarized pairs (such as train.src-tgt.src.bin); see scripts/prepare_seq2seq.py"
+                f"{cfg.data} holds no binarized pairs (such as train.src-tgt.src.bin); see pmlm prepare pairs"
             )
         dictionary = load_dictionary(cfg.data, f"dict.{cfg.source_lang}.txt")
         if load_dictionary(cfg.data, f"dict.{cfg.target_lang}.txt") != dictionary:
@@ -184,6 +184,7 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
             name: what to call it in messages.
             reserved: places that a symbol to be added will take.
         """
+        assert self.limits is not None, "there is no model yet"
         limit, keep = self.limits[side] - reserved, self.cuts[side]
         what = ("source", "target")[side]
         sizes = np.asarray(dataset.sizes)
@@ -220,29 +221,14 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         check_options(args, len(self.dictionary))
         if self.cfg.no_repeat_ngram_ignore and not getattr(args, "no_repeat_ngram_size", 0):
             raise PMLMError("--no-repeat-ngram-ignore belongs to --no-repeat-ngram-size, which is not given")
-        # Suppressed in the generator: they have probabilities like any other symbol, and are never chosen.
-        kwargs = {"tokens_to_suppress": ("<s>", "<mask>", "<pseudo>")}
+        kwargs: dict[str, Any] = {"tokens_to_suppress": SUPPRESSED}
         if seq_gen_cls is None:
             seq_gen_cls = Generator
             kwargs["length_penalty_type"] = self.cfg.length_penalty_type
             kwargs["early_stop"] = self.cfg.early_stop
-            kwargs["no_repeat_ngram_ignore"] = self.find_symbols(self.cfg.no_repeat_ngram_ignore)
+            kwargs["no_repeat_ngram_ignore"] = find_symbols(self.dictionary, self.cfg.no_repeat_ngram_ignore)
         kwargs |= extra_gen_cls_kwargs or {}
         return super().build_generator(models, args, seq_gen_cls, kwargs, prefix_allowed_tokens_fn)
-
-    def find_symbols(self, words: Optional[str]) -> tuple[int, ...]:
-        """Indices of the symbols that stand for *words*, within a word or at its beginning.
-
-        Raises:
-            PMLMError: the dictionary has none for one of them.
-        """
-        found = []
-        for word in (words or "").split():
-            symbols = [symbol for symbol in (word, f"\u2581{word}", f"\u0120{word}") if symbol in self.dictionary]
-            if not symbols:
-                raise PMLMError(f"--no-repeat-ngram-ignore {word!r}: no symbol of the dictionary")
-            found += [self.dictionary.index(symbol) for symbol in symbols]
-        return tuple(found)
 
     def max_positions(self):
         return self.limits

@@ -1,7 +1,7 @@
 """Extractive question answering: a question and a passage in, the place of the answer in the passage out.
 
 ``fairseq-train DATA --user-dir fairseq_pmlm --task pmlm_squad --arch pmlm_base --criterion pmlm_squad
---finetune-from-model PRETRAINED``, then ``scripts/predict_squad.py``.
+--finetune-from-model PRETRAINED``, then ``pmlm predict``.
 """
 
 import logging
@@ -74,9 +74,12 @@ class PMLMSquadTask(PMLMBaseTask):
             )
         version, _, parts = read_meta(directory)
         sides = {side: self.load_binarized(f"{prefix}.{side}", scan=side != "extent") for side in SIDES}
+        question, passage, extent = (sides[side] for side in SIDES)
         dataset = SquadDataset(
             prefix,
-            *sides.values(),
+            question,
+            passage,
+            extent,
             self.dictionary,
             version,
             answered=bool(parts.get(split, {}).get("answered")),

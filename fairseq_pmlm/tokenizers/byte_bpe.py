@@ -1,4 +1,4 @@
-"""Byte-level BPE, the tokenizer of GPT-2 and RoBERTa, as a fairseq bpe: ``--bpe pmlm_byte_bpe``.
+"""Byte-level BPE, the tokenizer of GPT-2 and RoBERTa.
 
 The tokenizer is a ``tokenizer.json`` of the ``tokenizers`` library. Every byte of a text has a printable character, so
 no piece holds white space and nothing is unknown; ``\u0120`` spells a space. fairseq's own ``gpt2`` does the same with
@@ -6,17 +6,16 @@ numbers for symbols, and two files that it downloads.
 """
 
 import os
-from dataclasses import dataclass, field
+from typing import Any, Optional, Self
 
 import numpy as np
 import tokenizers
-from fairseq.data.encoders import BPE_REGISTRY, register_bpe
-from fairseq.dataclass import FairseqDataclass
 
 from ..utils.errors import PMLMError, describe
-from ..utils.io import clean_line, read_json, read_lines
-from .offsets import extents
-from .sentencepiece import FAIRSEQ_SYMBOLS, SPECIAL, UNK, name_pieces, option
+from ..utils.io import clean_line, parse_json, read_json, read_lines
+from .base import Tokenizer
+from .offsets import original_offsets
+from .symbols import FAIRSEQ_SYMBOLS, SPECIAL, name_pieces
 
 SPACE = "\u0120"  # how byte-level BPE spells a space
 SPECIAL_PIECES = (*FAIRSEQ_SYMBOLS, "<mask>")
@@ -36,13 +35,16 @@ def build(vocabulary: dict[str, int], merges: list[tuple[str, str]], prefix_spac
     return tokenizer
 
 
-def read(path: str) -> tokenizers.Tokenizer:
+def build_from(content: dict[str, Any], path: str) -> tokenizers.Tokenizer:
     """The tokenizer of a ``tokenizer.json``, or of a ``vocab.json`` with a ``merges.txt`` beside it.
 
+    Args:
+        content: what the file *path* holds.
+        path: the file, for messages, and to find ``merges.txt``.
+
     Raises:
-        PMLMError: the file is missing or broken, is another kind of tokenizer, or lacks a special piece.
+        PMLMError: the file is broken, is another kind of tokenizer, or lacks a special piece.
     """
-    content = read_json(path)
     try:
         if "model" not in content:
             beside = path.removesuffix("vocab.json") + "merges.txt"
@@ -63,7 +65,7 @@ def read(path: str) -> tokenizers.Tokenizer:
         odd = next((i for i, merge in enumerate(merges) if len(merge) != 2), None)
         if odd is not None:
             raise PMLMError(f"{beside}: merge {odd + 1}, {' '.join(merges[odd])!r}, is not a pair of pieces")
-        tokenizer = build(vocabulary, [tuple(merge) for merge in merges], prefix_space)
+        tokenizer = build(vocabulary, [(merge[0], merge[1]) for merge in merges], prefix_space)
     except PMLMError:
         raise
     except Exception as error:  # the library raises bare Exceptions
@@ -99,50 +101,42 @@ def check_settings(path: str, content: dict) -> None:
             )
 
 
-@dataclass
-class PMLMByteBPEConfig(FairseqDataclass):
-    """Options of ``--bpe pmlm_byte_bpe``."""
-
-    byte_bpe_tokenizer: str = field(
-        default="???", metadata={"help": "tokenizer.json with a byte-level BPE model, as importing RoBERTa writes it"}
-    )
-
-
-class PMLMByteBPE:
+class ByteBPE(Tokenizer):
     """Text to dictionary symbols and back; see the module's docstring.
 
-    Raises:
-        PMLMError: the tokenizer is missing or broken.
+    Args:
+        tokenizer: of the library, as :func:`build` makes it.
+        content: of its file (default: what the library writes).
     """
 
-    def __init__(self, cfg):
-        self.tokenizer = read(option(cfg, "byte_bpe_tokenizer", "pmlm_byte_bpe"))
-        vocabulary = self.tokenizer.get_vocab()
-        pieces = sorted(vocabulary, key=vocabulary.get)
-        table = name_pieces(None if piece in SPECIAL_PIECES else piece for piece in pieces)
-        self.symbols = [UNK if symbol is None else symbol for symbol in table]
-        self.pieces = {symbol: pieces[i] for i, symbol in enumerate(table) if symbol is not None}
-        # the dictionary's symbol of each number
-        self.table = [pieces[i] if symbol is None else symbol for i, symbol in enumerate(table)]
+    name = "pmlm_byte_bpe"
+    file_name = "tokenizer.json"
 
-    def encode(self, x: str) -> str:
-        """Symbols separated by spaces; never a special one, whatever *x* spells."""
-        return " ".join([self.symbols[i] for i in self.tokenizer.encode(clean_line(x), add_special_tokens=False).ids])
+    def __init__(self, tokenizer: tokenizers.Tokenizer, content: Optional[bytes] = None):
+        self.tokenizer = tokenizer
+        ids = tokenizer.get_vocab()
+        pieces = sorted(ids, key=ids.__getitem__)
+        named = name_pieces(None if piece in SPECIAL_PIECES else piece for piece in pieces)
+        table = [piece if symbol is None else symbol for piece, symbol in zip(pieces, named, strict=True)]
+        super().__init__(tokenizer.to_str().encode() if content is None else content, pieces, table)
 
-    def number(self, lines: list[str]) -> list[list[int]]:
-        """What :meth:`encode` writes for lines that are clean already, as places in ``symbols``."""
+    @classmethod
+    def parse(cls, content: bytes, path: str) -> Self:
+        found = parse_json(content, path)
+        return cls(build_from(found, path), content if "model" in found else None)
+
+    def encode_lines(self, lines: list[str]) -> list[list[int]]:
         return [self.tokenizer.encode(line, add_special_tokens=False).ids for line in lines]
 
-    def encode_with_extents(self, x: str) -> tuple[list[str], np.ndarray]:
-        """The symbols of :meth:`encode`, and where each stands in *x*; see :func:`offsets.extents`."""
-        found = self.tokenizer.encode(clean_line(x), add_special_tokens=False)
+    def encode_with_offsets(self, text: str) -> tuple[list[str], np.ndarray]:
+        found = self.tokenizer.encode(clean_line(text), add_special_tokens=False)
         blank = [not piece.strip(SPACE) for piece in found.tokens]
-        return [self.symbols[i] for i in found.ids], extents(x, found.offsets, blank)
+        return [self.id_to_symbol[i] for i in found.ids], original_offsets(text, found.offsets, blank)
 
-    def decode(self, x: str) -> str:
-        """Text from symbols separated by spaces. Special symbols stay as they are spelled."""
-        text, run = [], []
-        for symbol in x.split():
+    def decode(self, symbols: str) -> str:
+        text: list[str] = []
+        run: list[str] = []
+        for symbol in symbols.split():
             if symbol in SPECIAL:
                 text += [self.tokenizer.decoder.decode(run), f" {symbol}"]
                 run = []
@@ -150,10 +144,5 @@ class PMLMByteBPE:
                 run.append(self.pieces.get(symbol, symbol))
         return "".join([*text, self.tokenizer.decoder.decode(run)]).strip(" ")
 
-    def is_beginning_of_word(self, x: str) -> bool:
-        """Whether a dictionary symbol starts a word, for whole-word masking; special symbols always do."""
-        return x in SPECIAL or x.startswith(SPACE)
-
-
-if "pmlm_byte_bpe" not in BPE_REGISTRY:  # the package may be imported under a second name
-    register_bpe("pmlm_byte_bpe", dataclass=PMLMByteBPEConfig)(PMLMByteBPE)
+    def is_beginning_of_word(self, symbol: str) -> bool:
+        return symbol in SPECIAL or symbol.startswith(SPACE)

@@ -1,6 +1,6 @@
 """Where the pieces of a text stand in it: what extractive question answering points with.
 
-Every tokenizer of the package has ``encode_with_extents``, which says for each symbol of ``encode`` which characters of
+Every tokenizer of the package has ``encode_with_offsets``, which says for each symbol of ``encode`` which characters of
 the original text it stands for. The libraries count in the text that they are given, after
 :func:`~fairseq_pmlm.utils.io.clean_line`, each in its own way; this is the common part.
 """
@@ -12,8 +12,8 @@ import numpy as np
 from ..utils.io import clean_line
 
 
-def extents(text: str, spans: Sequence[tuple[int, int]], blank: Sequence[bool]) -> np.ndarray:
-    """Extents in *text* of pieces that were cut from ``clean_line(text)``.
+def original_offsets(text: str, spans: Sequence[tuple[int, int]], blank: Sequence[bool]) -> np.ndarray:
+    """Offsets in *text* of pieces that were cut from ``clean_line(text)``.
 
     White space at the ends of a piece does not belong to it. A character that makes several pieces (bytes, or what a
     normalization spells it out to) belongs to each of them.
@@ -21,10 +21,10 @@ def extents(text: str, spans: Sequence[tuple[int, int]], blank: Sequence[bool]) 
     Args:
         text: the text as it is.
         spans: first character and the one behind the last of each piece, in ``clean_line(text)``.
-        blank: which pieces stand for white space alone: they have no extent, wherever a library puts them.
+        blank: which pieces stand for white space alone: they stand for no character, wherever a library puts them.
 
     Returns:
-        int32 (pieces, 2), first character and the one behind the last; equal for an empty extent.
+        int32 (pieces, 2), first character and the one behind the last; equal for a piece of no character.
     """
     clean = clean_line(text)
     found = np.zeros((len(spans), 2), np.int32)
@@ -40,8 +40,8 @@ def extents(text: str, spans: Sequence[tuple[int, int]], blank: Sequence[bool]) 
     if len(clean) == len(text):
         return found
     # \r\n has become one space: where each character of the clean text stands in the original one
-    places = [i for i, c in enumerate(text) if not (c == "\n" and text[i - 1 : i] == "\r")]
-    places = np.array([*places, len(text)], np.int32)
+    kept = [i for i, c in enumerate(text) if not (c == "\n" and text[i - 1 : i] == "\r")]
+    places = np.array([*kept, len(text)], np.int32)
     empty = found[:, 0] == found[:, 1]
     ends = np.where(empty, places[found[:, 0]], places[np.maximum(found[:, 1], 1) - 1] + 1)
     return np.stack([places[found[:, 0]], ends], axis=1)

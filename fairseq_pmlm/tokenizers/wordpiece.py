@@ -1,25 +1,24 @@
-"""WordPiece, BERT's tokenizer, as a fairseq bpe: ``--bpe pmlm_wordpiece``.
+"""WordPiece, BERT's tokenizer.
 
 The tokenizer is a ``vocab.txt``, one piece a line, whose numbers are the rows of a checkpoint's embedding. Its special
 pieces are fairseq's special symbols under other names: [CLS] is ``<s>``, [PAD] ``<pad>``, [SEP] ``</s>``, [UNK]
 ``<unk>``, [MASK] ``<mask>``. Text that spells one of them stays text.
 """
 
+import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass, field
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Self
 
 import numpy as np
 import tokenizers
-from fairseq.data.encoders import BPE_REGISTRY, register_bpe
-from fairseq.dataclass import FairseqDataclass
 
 from ..utils.errors import PMLMError, describe
-from ..utils.io import clean_line, read_json, read_lines, write_json, write_text
-from .offsets import extents
-from .sentencepiece import SPECIAL, UNK, name_pieces, option
+from ..utils.io import clean_line, read_json, read_lines, write_json
+from .base import Tokenizer
+from .offsets import original_offsets
+from .symbols import SPECIAL, name_pieces
 
 # what BERT calls the symbols of fairseq
 SPECIAL_PIECES = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>", "[UNK]": "<unk>", "[MASK]": "<mask>"}
@@ -38,13 +37,18 @@ class Settings(NamedTuple):
     tokenize_chinese_chars: bool = True
 
 
-def read_vocabulary(path: str) -> list[str]:
-    """The pieces of a ``vocab.txt`` in order; lines may be empty, unused or there twice.
+def read_vocabulary(path: str, content: Optional[bytes] = None) -> tuple[list[str], Settings]:
+    """The pieces of a ``vocab.txt`` in order, and its settings; lines may be empty, unused or there twice.
+
+    Args:
+        path: the file.
+        content: its bytes, where they have been read already.
 
     Raises:
-        PMLMError: the file cannot be read, or lacks one of the special pieces.
+        PMLMError: the file cannot be read, or lacks one of the special pieces; see also :func:`read_settings`.
     """
-    return check_vocabulary([line for _, line in read_lines(path)], path)
+    pieces = check_vocabulary([line for _, line in read_lines(path, content=content)], path)
+    return pieces, read_settings(path, pieces)
 
 
 def check_vocabulary(pieces: list[str], path: str) -> list[str]:
@@ -55,16 +59,19 @@ def check_vocabulary(pieces: list[str], path: str) -> list[str]:
     return pieces
 
 
-def read_tokenizer_json(path: str) -> tuple[list[str], "Settings"]:
+def read_tokenizer_json(content: dict[str, Any], path: str) -> tuple[list[str], Settings]:
     """Pieces and settings of a ``tokenizer.json`` of the ``tokenizers`` library whose model is WordPiece.
+
+    Args:
+        content: what the file *path* holds.
+        path: the file, for messages.
 
     Raises:
         PMLMError: it is damaged, or another kind of tokenizer.
     """
-    content = read_json(path)
     try:
         ids = content["model"]["vocab"] | {token["content"]: token["id"] for token in content["added_tokens"]}
-        pieces = sorted(ids, key=ids.get)
+        pieces = sorted(ids, key=ids.__getitem__)
         if content["model"]["type"] != "WordPiece" or [ids[piece] for piece in pieces] != list(range(len(ids))):
             raise PMLMError(f"{path} is not WordPiece with the numbers 0 to {len(ids) - 1}")
         normalizer, model = content["normalizer"], content["model"]
@@ -79,27 +86,34 @@ def read_tokenizer_json(path: str) -> tuple[list[str], "Settings"]:
         for name, found, expected in wanted:
             if found != expected:
                 raise PMLMError(f"{path}: its {name} is {found!r}; BERT's WordPiece has {expected!r}")
-        settings = Settings(
-            bool(normalizer["lowercase"]), normalizer["strip_accents"], bool(normalizer["handle_chinese_chars"])
-        )
+        accents = normalizer["strip_accents"]
+        if accents is not None and not isinstance(accents, bool):
+            raise PMLMError(f"{path}: its normalizer.strip_accents is {accents!r}, neither true nor false")
+        settings = Settings(bool(normalizer["lowercase"]), accents, bool(normalizer["handle_chinese_chars"]))
     except (KeyError, TypeError) as error:
         raise PMLMError(f"{path} is not BERT's WordPiece ({describe(error)})") from None
     return check_vocabulary(pieces, path), settings
 
 
-def name_symbols(pieces: list[str]) -> list[str]:
-    """The dictionary's symbol of each line of a vocabulary; special pieces under fairseq's names."""
+def symbol_table(pieces: list[str]) -> list[str]:
+    """The dictionary symbol of each line of a vocabulary; special pieces under fairseq's names."""
     ids = {piece: i for i, piece in enumerate(pieces)}  # of a piece that is there twice, the last one counts
     specials = {ids[piece] for piece in SPECIAL_PIECES}
     table = name_pieces(None if i in specials else piece for i, piece in enumerate(pieces))
     return [SPECIAL_PIECES[pieces[i]] if symbol is None else symbol for i, symbol in enumerate(table)]
 
 
-def write_vocabulary(path: str, pieces: list[str], settings: Settings) -> None:
-    """Write *pieces* to the ``vocab.txt`` *path*, and *settings* beside it where the pieces do not imply them."""
-    write_text(path, "".join(f"{piece}\n" for piece in pieces))
+def vocabulary_file(pieces: list[str]) -> bytes:
+    """What a ``vocab.txt`` with these pieces holds."""
+    return "".join(f"{piece}\n" for piece in pieces).encode()
+
+
+def hash_vocabulary(pieces: list[str], settings: Settings) -> str:
+    """SHA-256 of the pieces, whatever line ends a file gives them, and of settings that they do not imply."""
+    content = vocabulary_file(pieces)
     if settings != implied_settings(pieces):
-        write_json(os.path.join(os.path.dirname(path), CONFIG), settings._asdict())
+        content += json.dumps(settings).encode()
+    return hashlib.sha256(content).hexdigest()
 
 
 def implied_settings(pieces: list[str]) -> Settings:
@@ -118,7 +132,7 @@ def read_settings(path: str, pieces: list[str]) -> Settings:
     settings = implied_settings(pieces)
     whole = os.path.join(os.path.dirname(path), "tokenizer.json")
     if os.path.isfile(whole):
-        _, settings = read_tokenizer_json(whole)
+        _, settings = read_tokenizer_json(read_json(whole), whole)
     beside = os.path.join(os.path.dirname(path), CONFIG)
     if not os.path.isfile(beside):
         return settings
@@ -134,34 +148,22 @@ def read_settings(path: str, pieces: list[str]) -> Settings:
     return settings._replace(**given)
 
 
-@dataclass
-class PMLMWordPieceConfig(FairseqDataclass):
-    """Options of ``--bpe pmlm_wordpiece``."""
-
-    wordpiece_vocab: str = field(
-        default="???",
-        metadata={
-            "help": "vocab.txt, one piece a line; text is lower-cased if no piece has a capital letter, unless a "
-            "tokenizer_config.json beside it says otherwise (do_lower_case, strip_accents, tokenize_chinese_chars)"
-        },
-    )
-
-
-class PMLMWordPiece:
+class WordPiece(Tokenizer):
     """Text to dictionary symbols and back; see the module's docstring.
 
-    Raises:
-        PMLMError: the vocabulary is missing or broken.
+    Args:
+        vocabulary: the pieces, all special ones among them.
+        settings: of the tokenizer (default: what the pieces imply).
     """
 
-    def __init__(self, cfg):
-        path = option(cfg, "wordpiece_vocab", "pmlm_wordpiece")
-        pieces = read_vocabulary(path)
-        self.settings = read_settings(path, pieces)
-        ids = {piece: i for i, piece in enumerate(pieces)}  # of a piece that is there twice, the last one counts
-        table = name_symbols(pieces)
-        self.symbols = [UNK if symbol in SPECIAL else symbol for symbol in table]
-        self.pieces = {symbol: piece for symbol, piece in zip(table, pieces, strict=True) if symbol not in SPECIAL}
+    name = "pmlm_wordpiece"
+    file_name = "vocab.txt"
+
+    def __init__(self, vocabulary: list[str], settings: Optional[Settings] = None):
+        super().__init__(vocabulary_file(vocabulary), vocabulary, symbol_table(vocabulary))
+        self.vocabulary = vocabulary
+        self.settings = implied_settings(vocabulary) if settings is None else settings
+        ids = {piece: i for i, piece in enumerate(vocabulary)}  # of a piece that is there twice, the last one counts
         model = tokenizers.models.WordPiece(vocab=ids, unk_token="[UNK]", max_input_chars_per_word=LONGEST)
         # No special token is added: the library would find "[SEP]" in the text of a user.
         self.tokenizer = tokenizers.Tokenizer(model)
@@ -174,33 +176,40 @@ class PMLMWordPiece:
         self.tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
         self.decoder = tokenizers.decoders.WordPiece(prefix=CONTINUES, cleanup=True)
 
-    def encode(self, x: str) -> str:
-        """Symbols separated by spaces, ``<unk>`` for a word that no pieces spell; never another special one."""
-        return " ".join([self.symbols[i] for i in self.tokenizer.encode(clean_line(x), add_special_tokens=False).ids])
+    @classmethod
+    def parse(cls, content: bytes, path: str) -> Self:
+        return cls(*read_vocabulary(path, content))
 
-    def number(self, lines: list[str]) -> list[list[int]]:
-        """What :meth:`encode` writes for lines that are clean already, as places in ``symbols``."""
+    def save(self, folder: str) -> str:
+        """Write vocab.txt into *folder*, and beside it the settings where the pieces do not imply them."""
+        if self.settings != implied_settings(self.vocabulary):
+            write_json(os.path.join(folder, CONFIG), self.settings._asdict())
+        return super().save(folder)
+
+    def fingerprint(self) -> str:
+        """See :func:`hash_vocabulary`."""
+        return hash_vocabulary(self.vocabulary, self.settings)
+
+    @classmethod
+    def fingerprint_file(cls, path: str) -> str:
+        return hash_vocabulary(*read_vocabulary(path))
+
+    def encode_lines(self, lines: list[str]) -> list[list[int]]:
         return [self.tokenizer.encode(line, add_special_tokens=False).ids for line in lines]
 
-    def encode_with_extents(self, x: str) -> tuple[list[str], np.ndarray]:
-        """The symbols of :meth:`encode`, and where each stands in *x*; see :func:`offsets.extents`."""
-        found = self.tokenizer.encode(clean_line(x), add_special_tokens=False)
-        return [self.symbols[i] for i in found.ids], extents(x, found.offsets, [False] * len(found))
+    def encode_with_offsets(self, text: str) -> tuple[list[str], np.ndarray]:
+        found = self.tokenizer.encode(clean_line(text), add_special_tokens=False)
+        return [self.id_to_symbol[i] for i in found.ids], original_offsets(text, found.offsets, [False] * len(found))
 
-    def decode(self, x: str) -> str:
+    def decode(self, symbols: str) -> str:
         """Text from symbols separated by spaces; special symbols stay as they are spelled.
 
         Pieces are joined to words, ``. , ? !`` to the word before them, and the contractions of English. What else
         stood between the words of the original text is not known any more, and neither is its case where the tokenizer
         has changed it.
         """
-        text = self.decoder.decode([self.pieces.get(symbol, symbol) for symbol in x.split()])
+        text = self.decoder.decode([self.pieces.get(symbol, symbol) for symbol in symbols.split()])
         return CONTRACTION.sub("'", text)
 
-    def is_beginning_of_word(self, x: str) -> bool:
-        """Whether a dictionary symbol starts a word, for whole-word masking; special symbols always do."""
-        return x in SPECIAL or not x.startswith(CONTINUES)
-
-
-if "pmlm_wordpiece" not in BPE_REGISTRY:  # the package may be imported under a second name
-    register_bpe("pmlm_wordpiece", dataclass=PMLMWordPieceConfig)(PMLMWordPiece)
+    def is_beginning_of_word(self, symbol: str) -> bool:
+        return symbol in SPECIAL or not symbol.startswith(CONTINUES)

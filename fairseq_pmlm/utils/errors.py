@@ -7,6 +7,7 @@ from typing import TypeVar
 
 Kind = TypeVar("Kind", bound=BaseException)
 LONGEST = 1500  # characters of a message
+HOOK = "is_pmlm_hook"  # how install_excepthook knows its own
 # how the last line of a traceback begins, whichever of the package's errors it is
 RAISED = re.compile(rf"^{re.escape(__package__.rpartition('.')[0])}\.[\w.]+Error: (.*)$", re.MULTILINE)
 
@@ -60,7 +61,7 @@ def install_excepthook() -> None:
     Any other exception goes to the hook that was there before. Calling this twice is harmless.
     """
     previous = sys.excepthook
-    if getattr(previous, "is_pmlm_hook", False):
+    if getattr(previous, HOOK, False):
         return
 
     def hook(kind, error, trace):
@@ -71,7 +72,7 @@ def install_excepthook() -> None:
             sys.stdout.flush()
             print(f"fairseq_pmlm: error: {text}", file=sys.stderr)
 
-    hook.is_pmlm_hook = True
+    setattr(hook, HOOK, True)
     sys.excepthook = hook
 
 

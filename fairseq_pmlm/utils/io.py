@@ -8,6 +8,7 @@ becomes two shifts every line behind it against its partner. So text is cut at `
 
 import contextlib
 import gzip
+import io
 import itertools
 import json
 import os
@@ -16,7 +17,7 @@ import sys
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Iterable, Iterator, Optional
+from typing import Any, Iterable, Iterator, Optional
 
 from .errors import PMLMError, describe
 
@@ -48,7 +49,7 @@ def clean_line(text: str, replaced: Optional[Counter] = None) -> str:
 
 @dataclass
 class Counts:
-    """What was read: the numbers that the prepare scripts report."""
+    """What was read: the numbers that the prepare commands report."""
 
     files: int = 0
     empty_files: int = 0
@@ -74,16 +75,33 @@ class Counts:
         return f"{sum(self.replaced.values())}" + (f" ({kinds})" if kinds else "")
 
 
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """All of a file.
+
+    Raises:
+        PMLMError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as f:
+            return f.read()
+    except OSError as error:
+        raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
+
+
 @contextlib.contextmanager
-def reading(path: str) -> Iterator[BinaryIO]:
-    """The bytes of a file, plain or ``.gz``.
+def reading(path: str, content: Optional[bytes] = None) -> Iterator[io.BufferedIOBase]:
+    """The bytes of a file, plain or ``.gz``; *content*: what :func:`read_bytes` has read of it already.
 
     Raises:
         PMLMError: it cannot be read, or is not a gzip file although its name says so.
     """
     try:
-        with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as stream:
-            yield stream
+        with open(path, "rb") if content is None else io.BytesIO(content) as raw:
+            if path.endswith(".gz"):
+                with gzip.open(raw, "rb") as stream:
+                    yield stream
+            else:
+                yield raw
     except gzip.BadGzipFile as error:
         raise PMLMError(f"{path}: not a gzip file, although its name ends in .gz ({error})") from None
     except (EOFError, zlib.error) as error:
@@ -92,7 +110,7 @@ def reading(path: str) -> Iterator[BinaryIO]:
         raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def read_line(stream: BinaryIO, path: str, number: int) -> bytes:
+def read_line(stream: io.BufferedIOBase, path: str, number: int) -> bytes:
     """Line *number* of a file, or what is left of it, with its line end; empty where the file ends.
 
     Raises:
@@ -125,15 +143,18 @@ def decode_line(raw: bytes, path: str, number: int) -> str:
         ) from None
 
 
-def read_lines(path: str, counts: Optional[Counts] = None) -> Iterator[tuple[int, str]]:
+def read_lines(
+    path: str, counts: Optional[Counts] = None, content: Optional[bytes] = None
+) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text of every line of a file, plain or ``.gz``, without its line end.
 
-    The text is not cleaned. A byte order mark at the start of the file is left out.
+    The text is not cleaned. A byte order mark at the start of the file is left out. *content* is what
+    :func:`read_bytes` has read of the file already.
 
     Raises:
         PMLMError: see :func:`reading`, :func:`read_line` and :func:`decode_line`.
     """
-    with reading(path) as stream:
+    with reading(path, content) as stream:
         for number in itertools.count(1):
             raw = read_line(stream, path, number)
             if not raw:
@@ -175,6 +196,12 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         f.write(text)
 
 
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file, whole or not at all; see :func:`replacing`."""
+    with replacing(path) as temporary, open(temporary, "wb") as f:
+        f.write(content)
+
+
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write a JSON file that people can read, too; otherwise as :func:`write_text`."""
     write_text(path, json.dumps(content, indent=2) + "\n")
@@ -191,10 +218,11 @@ def keep_inputs(out: str | os.PathLike | None, *read: str | os.PathLike) -> None
 
 
 def write_output(path: str | os.PathLike | None, text: str) -> None:
-    """What a script has made: into the file of its ``--out``, as :func:`write_text`, or to standard output.
+    """What a command has made: into the file of its ``--out``, as :func:`write_text`, or to standard output.
 
     Raises:
-        PMLMError: it cannot be written; who reads standard output has gone.
+        BrokenPipeError: the reader of standard output has gone.
+        PMLMError: it cannot be written for another reason.
     """
     if path:
         write_text(path, text)
@@ -203,6 +231,8 @@ def write_output(path: str | os.PathLike | None, text: str) -> None:
         # by line: an unbuffered stream (PYTHONUNBUFFERED) keeps silent about what is left of a single large write
         sys.stdout.writelines(text.splitlines(keepends=True))
         sys.stdout.flush()
+    except BrokenPipeError:  # no fault of the user's: ``pmlm ... | head`` ends quietly
+        raise
     except OSError as error:
         # what is left of it is not written again, and refused again, when Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -302,16 +332,18 @@ def read_json(path: str) -> dict[str, Any]:
     Raises:
         PMLMError: it cannot be read, or holds something else.
     """
+    return parse_json(read_bytes(path), path)
+
+
+def parse_json(content: bytes, path: str) -> dict[str, Any]:
+    """The object in the JSON file *path*, whose content has been read already; otherwise as :func:`read_json`."""
     try:
-        with open(path, encoding="utf-8") as f:
-            content = json.load(f)
-    except OSError as error:
-        raise PMLMError(f"cannot read {path}: {error.strerror}") from None
+        found = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise PMLMError(f"{path}: broken JSON ({describe(error)})") from None
-    if not isinstance(content, dict):
+    if not isinstance(found, dict):
         raise PMLMError(f"{path}: not a JSON object")
-    return content
+    return found
 
 
 def text_value(value: Any, where: str, counts: Counts) -> str:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Callable, Iterable, Iterator
 
@@ -35,7 +35,7 @@ def in_order(
             yield item, function(item)
         return
     with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(start, arguments)) as pool:
-        pending = deque()
+        pending: deque[tuple[Any, Future]] = deque()
         try:
             for item in items:
                 pending.append((item, pool.submit(function, item)))
@@ -61,5 +61,7 @@ def _start_worker(start: Callable | None, arguments: tuple) -> None:
 
 
 def _follow_parent() -> None:
-    multiprocessing.parent_process().join()  # a pool whose parent was killed would wait for work for ever
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    parent.join()  # a pool whose parent was killed would wait for work for ever
     os._exit(1)

@@ -15,8 +15,8 @@ import matplotlib
 from baselines import shuffled
 
 from fairseq_pmlm.reporting import logs as training_logs
-from fairseq_pmlm.scoring import score_rouge
 from fairseq_pmlm.scoring.hypotheses import read_generate_output, read_segments
+from fairseq_pmlm.scoring.rouge import score_rouge
 from fairseq_pmlm.scoring.tokenizers import suggest_tokenizer
 from fairseq_pmlm.utils.io import replacing, write_text
 

@@ -11,9 +11,9 @@ from test_wordpiece import PIECES
 from tokenizers import ByteLevelBPETokenizer
 
 from fairseq_pmlm.tokenizers import files as tokenizer_files
-from fairseq_pmlm.tokenizers.byte_bpe import PMLMByteBPE
-from fairseq_pmlm.tokenizers.offsets import extents
-from fairseq_pmlm.tokenizers.sentencepiece import UNK
+from fairseq_pmlm.tokenizers.byte_bpe import ByteBPE
+from fairseq_pmlm.tokenizers.offsets import original_offsets
+from fairseq_pmlm.tokenizers.symbols import UNK
 from fairseq_pmlm.utils.io import clean_line
 
 LINES = ["the cats sat, singing", "안녕하세요 세계", "a café in the city", "xyz abc 1/2 ..."] * 9
@@ -22,7 +22,7 @@ LINES = ["the cats sat, singing", "안녕하세요 세계", "a café in the city
 @pytest.fixture(scope="module")
 def bpes(tmp_path_factory):
     """One tokenizer of each kind; sentencepiece and byte-level BPE know any text."""
-    folder = tmp_path_factory.mktemp("extents")
+    folder = tmp_path_factory.mktemp("offsets")
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(LINES), model_writer=model, vocab_size=340, minloglevel=2, hard_vocab_limit=False,
@@ -50,7 +50,10 @@ def bpe(request, bpes):
 def test_numbers_are_what_is_written(bpes, text):
     for bpe in bpes.values():
         symbols = [symbol if symbol in bpe.pieces else UNK for symbol in bpe.encode(text).split()]
-        assert [[bpe.symbols[i] for i in line] for line in bpe.number([clean_line(text), ""])] == [symbols, []]
+        assert [[bpe.id_to_symbol[i] for i in line] for line in bpe.encode_lines([clean_line(text), ""])] == [
+            symbols,
+            [],
+        ]
 
 
 def printable_bytes():
@@ -63,7 +66,7 @@ def printable_bytes():
 def spelled(bpe, symbol):
     """The bytes that a piece spells; of sentencepiece and WordPiece, without white space."""
     piece = bpe.pieces[symbol]
-    if isinstance(bpe, PMLMByteBPE):
+    if isinstance(bpe, ByteBPE):
         return bytes(printable_bytes()[c] for c in piece)
     if piece.startswith("<0x"):
         return bytes([int(piece[3:5], 16)])
@@ -73,7 +76,7 @@ def spelled(bpe, symbol):
 def search(bpe, text):
     """Characters of *text* that each piece touches, walking through its bytes; None for white space alone."""
     keep = [i for i, c in enumerate(text) if not c.isspace()]
-    if isinstance(bpe, PMLMByteBPE):  # it has all white space, and one for a line break
+    if isinstance(bpe, ByteBPE):  # it has all white space, and one for a line break
         keep = [i for i in range(len(text)) if text[max(i - 1, 0) : i + 1] != "\r\n"]
     owner = [i for i in keep for _ in text[i].encode()]
     found, at = [], 0
@@ -98,7 +101,7 @@ MORE = ["안녕하세요 세계", "naïve 😀😀 the café", "x😀y\r\n안녕
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_search_finds_the_same(bpe, text):
-    symbols, places = bpe.encode_with_extents(text)
+    symbols, places = bpe.encode_with_offsets(text)
     assert symbols == bpe.encode(text).split()
     assert places.shape == (len(symbols), 2)
     plain = "".join(" " if c == "\x00" else c for c in text)
@@ -116,7 +119,7 @@ def test_pieces_of_a_character_all_have_it(bpes, kind, text):
     if kind == "sentencepiece.model" and "﹖" in text:
         text = text.replace(" ﹖", "")  # it spells this one otherwise
     plain = text.replace("\u2028", " ")
-    _, places = bpe.encode_with_extents(text)
+    _, places = bpe.encode_with_offsets(text)
     for place, expected in zip(places.tolist(), search(bpe, plain), strict=True):
         assert (place[0] == place[1]) if expected is None else tuple(place) == expected
 
@@ -124,7 +127,7 @@ def test_pieces_of_a_character_all_have_it(bpes, kind, text):
 def test_what_normalization_spells_out_belongs_to_the_character(bpes):
     bpe = bpes["sentencepiece.model"]
     text = "a ½ cat…"
-    symbols, places = bpe.encode_with_extents(text)
+    symbols, places = bpe.encode_with_offsets(text)
     half = [text[a:b] for symbol, (a, b) in zip(symbols, places, strict=True) if text[a:b] == "½"]
     dots = [symbol for symbol, (a, b) in zip(symbols, places, strict=True) if text[a:b] == "…"]
     assert len(half) >= 3  # 1, a slash, 2
@@ -134,15 +137,15 @@ def test_what_normalization_spells_out_belongs_to_the_character(bpes):
 def test_lower_case_and_accents(bpes):
     bpe = bpes["vocab.txt"]
     text = "The  CATS, the Cité"
-    _, places = bpe.encode_with_extents(text)
+    _, places = bpe.encode_with_offsets(text)
     assert [text[a:b] for a, b in places] == ["The", "CAT", "S", ",", "the", "C", "i", "t", "é"]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.sampled_from("ab cé\r\n\t 😀한\u3000½…\ufeff\u200bZ\ud800"), max_size=14))
-def test_extents_are_ordered_and_free_of_white_space(bpes, text):
+def test_offsets_are_ordered_and_free_of_white_space(bpes, text):
     for kind, bpe in bpes.items():
-        symbols, places = bpe.encode_with_extents(text)
+        symbols, places = bpe.encode_with_offsets(text)
         assert len(symbols) == len(places)
         assert (places[:, 0] <= places[:, 1]).all()
         assert (np.diff(places[:, 0]) >= 0).all()
@@ -156,6 +159,10 @@ def test_extents_are_ordered_and_free_of_white_space(bpes, text):
 
 
 def test_clean_text_is_taken_as_it_is():
-    assert extents("ab cd", [(0, 2), (2, 5), (5, 5)], [False, False, True]).tolist() == [[0, 2], [3, 5], [5, 5]]
-    assert extents("a\r\nb", [(0, 1), (1, 3)], [False, False]).tolist() == [[0, 1], [3, 4]]
-    assert extents("", [], []).shape == (0, 2)
+    assert original_offsets("ab cd", [(0, 2), (2, 5), (5, 5)], [False, False, True]).tolist() == [
+        [0, 2],
+        [3, 5],
+        [5, 5],
+    ]
+    assert original_offsets("a\r\nb", [(0, 1), (1, 3)], [False, False]).tolist() == [[0, 1], [3, 4]]
+    assert original_offsets("", [], []).shape == (0, 2)

@@ -1,4 +1,4 @@
-"""Checkpoints under compat: loaded, resumed from, or named in one line; and what warnings are left."""
+"""Checkpoints as fairseq reads them: loaded, resumed from, or named in one line."""
 
 import argparse
 import ast
@@ -9,15 +9,20 @@ import shlex
 import socket
 import subprocess
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from commands import USER_DIR
 from fairseq import checkpoint_utils
-from test_loading import Call
-from translation import MODEL, SENTENCES, fairseq, finish, noise, start
+from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
+from test_loading import OLD, Call
+from translation import MODEL, SENTENCES, fairseq, finish, start
 
-from fairseq_pmlm.fairseq_patches import compat
+from fairseq_pmlm.checkpoints import context
+from fairseq_pmlm.checkpoints.safe_load import torch_load
+from fairseq_pmlm.fairseq_patches.replace import ORIGINALS
 from fairseq_pmlm.utils.errors import PMLMError
 
 
@@ -26,17 +31,13 @@ def checkpoint(toy):
     return toy / "ck/checkpoint_last.pt"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# checkpoints
-
-
 def test_real_checkpoint_loads_with_the_patch_only(checkpoint):
     state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
     assert isinstance(state["cfg"].model, argparse.Namespace)
     assert state["optimizer_history"][-1]["num_updates"] > 0
     # the original uses torch.load, which refuses the options
     with pytest.raises(pickle.UnpicklingError, match=r"argparse\.Namespace"):
-        compat.ORIGINALS["fairseq.checkpoint_utils.load_checkpoint_to_cpu"](str(checkpoint))
+        ORIGINALS["fairseq.checkpoint_utils.load_checkpoint_to_cpu"](str(checkpoint))
 
 
 def test_ema_weights_load_with_the_patch_only(tmp_path):
@@ -45,7 +46,7 @@ def test_ema_weights_load_with_the_patch_only(tmp_path):
     assert checkpoint_utils.load_ema_from_checkpoint(path)["model"]["w"].tolist() == [1, 1]
     assert checkpoint_utils.load_ema_from_checkpoint(fpath=path)["model"]["w"].tolist() == [1, 1]
     with pytest.raises(pickle.UnpicklingError):
-        compat.ORIGINALS["fairseq.checkpoint_utils.load_ema_from_checkpoint"](path)
+        ORIGINALS["fairseq.checkpoint_utils.load_ema_from_checkpoint"](path)
 
 
 def test_a_torch_load_that_somebody_else_replaced_is_not_used(tmp_path, monkeypatch, checkpoint):
@@ -93,7 +94,7 @@ def test_missing_checkpoint_is_one_clear_line(tmp_path):
     with pytest.raises(PMLMError, match="cannot be read"):
         checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path))
     with pytest.raises(OSError, match="Model file not found"):
-        compat.ORIGINALS["fairseq.checkpoint_utils.load_model_ensemble_and_task"]([missing])
+        ORIGINALS["fairseq.checkpoint_utils.load_model_ensemble_and_task"]([missing])
 
 
 def test_a_file_that_fairseq_can_make_nothing_of_is_named(tmp_path):
@@ -101,6 +102,34 @@ def test_a_file_that_fairseq_can_make_nothing_of_is_named(tmp_path):
     torch.save({"no": "history"}, path)
     with pytest.raises(PMLMError, match=rf"checkpoint {path} cannot be used: KeyError: 'best_loss'"):
         checkpoint_utils.load_checkpoint_to_cpu(str(path))
+
+
+@pytest.mark.parametrize("options", [{}, {"reset_optimizer": True}])
+def test_the_model_is_told_what_a_trainer_reads_and_what_for(options):
+    told = []
+
+    def load_state_dict(*args, **kwargs):
+        told.append(context.current())
+        raise ValueError
+
+    path, before = str(OLD / "pretraining.pt"), context.current().finetuning
+    trainer = SimpleNamespace(
+        data_parallel_world_size=1, data_parallel_rank=0, tpu=False, is_fsdp=False,
+        cfg=OmegaConf.create({"model": {}, "checkpoint": {"load_checkpoint_on_all_dp_ranks": True}}),
+        model=SimpleNamespace(set_num_updates=lambda updates: None, load_state_dict=load_state_dict),
+    )  # fmt: skip
+    with pytest.raises(Exception, match="Cannot load model parameters from checkpoint"):
+        Trainer.load_checkpoint(trainer, path, **options)
+    assert told == [context.Reading(f"checkpoint {path}", finetuning=bool(options))]
+    assert context.current() == context.Reading(f"checkpoint {path}", before)
+
+
+def test_contradictory_sizes_are_refused_before_a_model_is_made(tmp_path):
+    state = torch_load(OLD / "pretraining.pt")
+    state["cfg"]["model"]["encoder_embed_dim"] = 32
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(PMLMError, match=rf"checkpoint {tmp_path}/model\.pt is damaged: its options give "):
+        checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "model.pt"))
 
 
 @pytest.mark.slow
@@ -157,49 +186,3 @@ def test_two_processes_cannot_resume_without_the_patch(toy, tmp_path):
     assert "_broadcast_object_slow" in runs[1].stderr
     assert "weights_only" in runs[1].stderr
     assert updates(runs[0]) == updates(runs[1]) == []
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# noise
-
-
-def test_training_shows_the_user_s_warnings_and_no_others(toy):
-    stderr = (toy / "train.stderr").read_text()
-    assert noise(stderr) == []  # nor does compat warn: this is the fairseq that it expects
-    assert "UserWarning: a user's own UserWarning" in stderr
-    assert "FutureWarning: a user's own FutureWarning" in stderr
-
-
-def test_fairseq_s_own_calls_warn_without_the_patch_only():
-    # torch's warning, attributed to the module that calls
-    call = compile("import torch; torch.cuda.amp.autocast(enabled=False)", "fairseq_task.py", "exec")
-    for silent in (False, True):
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.resetwarnings()
-            warnings.simplefilter("always")
-            if silent:
-                compat.silence_deprecations()
-            exec(call, {"__name__": "fairseq.tasks.fairseq_task"})
-        assert [warning.category for warning in seen] == ([] if silent else [FutureWarning])
-
-
-def test_user_s_own_calls_still_warn():
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.resetwarnings()
-        warnings.simplefilter("always")
-        compat.silence_deprecations()
-        torch.cuda.amp.autocast(enabled=False)  # the same call as fairseq's, from here
-        warnings.warn("hydra.experimental.initialize() is no longer experimental", stacklevel=1)
-        warnings.warn("old", DeprecationWarning, stacklevel=1)
-        # the same message of another category, or from another place
-        text = "Support for mismatched key_padding_mask and attn_mask is deprecated. Use same type."
-        warnings.warn(text, stacklevel=1)
-        warnings.warn_explicit(text, FutureWarning, "functional.py", 1, module="torch.nn.functional")
-        warnings.warn_explicit(text, UserWarning, "functional.py", 1, module="torch.nn.functional")
-    assert [warning.category for warning in seen] == [
-        FutureWarning,
-        UserWarning,
-        DeprecationWarning,
-        UserWarning,
-        FutureWarning,
-    ]
