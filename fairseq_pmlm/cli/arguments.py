@@ -105,5 +105,5 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--keep-encoded",
         action="store_true",
-        help="keep the encoded text in DIR/encoded, so that the fairseq-preprocess command printed can be run again",
+        help="write the encoded text to DIR/encoded as well, for the fairseq-preprocess command that is printed",
     )
