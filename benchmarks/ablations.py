@@ -77,7 +77,7 @@ def whole_last_layer(model):
 
     def forward(tokens, positions, segments, steps, context_length, queries, context_queries):
         x = original(tokens, positions, segments, steps, context_length)
-        return attention.gather_slots(x, queries)
+        return attention.select_slots(x, queries)
 
     return replace((model.backbone, "forward", forward))
 
@@ -92,7 +92,7 @@ def scores_of_all_slots(model):
         selected[:] = [(first + queries).flatten()]
         x = original(tokens, positions, segments, steps, context_length)
         selected.append(x.flatten(0, 1))
-        return attention.gather_slots(x, queries)
+        return attention.select_slots(x, queries)
 
     def loss(x, target, distribution, chunk):
         rows, everything = selected
@@ -102,9 +102,9 @@ def scores_of_all_slots(model):
     wanted = []
     call = model.forward
 
-    def remember(**arguments):
-        wanted[:] = [arguments["wanted"]]
-        return call(**arguments)
+    def remember(predict, **net_input):
+        wanted[:] = [net_input["select"]]
+        return call(predict, **net_input)
 
     return replace(
         (model.backbone, "forward", forward), (model.output_layer, "loss", loss), (model, "forward", remember)

@@ -20,9 +20,10 @@ from fairseq.data import indexed_dataset
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
 from fairseq_pmlm.preparation import glue, pairs
+from fairseq_pmlm.preparation.squad import prepare
 from fairseq_pmlm.reporting import logs as training_logs
 from fairseq_pmlm.scoring import hypotheses
-from fairseq_pmlm.squad import preparation, windows
+from fairseq_pmlm.squad import windows
 from fairseq_pmlm.squad.reader import SquadFile
 from fairseq_pmlm.tasks.base import load_dictionary
 from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
@@ -165,7 +166,7 @@ def squad_prepared(name):
     def read(folder):
         with tempfile.TemporaryDirectory() as out:
             limits = windows.Limits(40, 8, 16)
-            preparation.prepare({"train": os.path.join(folder, "a.json")}, folder, limits, out)
+            prepare({"train": os.path.join(folder, "a.json")}, folder, limits, out)
 
     files = folder_of(wordpiece_folder) | {"a.json": json.dumps(squad()).encode()}
     return Reader(name, files, ("a.json",), read, "json", 300)
@@ -323,7 +324,7 @@ def squad_data(name):
         with open(path, "w", encoding="utf-8") as f:
             json.dump(squad(), f)
         with tempfile.TemporaryDirectory() as out:
-            preparation.prepare({"valid": path}, folder, windows.Limits(40, 8, 16), out)
+            prepare({"valid": path}, folder, windows.Limits(40, 8, 16), out)
             for file in os.listdir(out):
                 os.replace(os.path.join(out, file), os.path.join(folder, file))
 

@@ -91,7 +91,7 @@ def from_pretrained(folder: str, checkpoint_file: Optional[str] = None, data: Op
     if tokenizer is None:
         raise PMLMError(f"{data}: there is no {' or '.join(tokenizer_files.KINDS)} beside dict.txt")
     model, task = loading.load(path, dictionary, tokenizer, PMLMModel)
-    return PMLMInterface(model, tokenizer_files.load(tokenizer), task).eval()
+    return PMLMInterface(model, dictionary, tokenizer_files.load(tokenizer), task).eval()
 
 
 class Filled(NamedTuple):
@@ -112,19 +112,17 @@ class PMLMInterface(nn.Module):
 
     Args:
         model: in evaluation mode.
+        dictionary: of the model.
         bpe: the tokenizer.
         trained_for: the options of the task that the model was trained for; "_name" is its name.
     """
 
-    def __init__(self, model: PMLM, bpe: Tokenizer, trained_for: Optional[dict[str, Any]] = None):
+    def __init__(
+        self, model: PMLM, dictionary: Dictionary, bpe: Tokenizer, trained_for: Optional[dict[str, Any]] = None
+    ):
         super().__init__()
-        self.model, self.bpe = model, bpe
+        self.model, self.dictionary, self.bpe = model, dictionary, bpe
         self.trained_for = trained_for or {}
-
-    @property
-    def dictionary(self) -> Dictionary:
-        """Of the model."""
-        return self.model.dictionary
 
     @property
     def device(self) -> torch.device:
@@ -142,7 +140,7 @@ class PMLMInterface(nn.Module):
         if tokens.dim() != 1:
             raise PMLMError(f"decode() takes the tokens of one text, (length,), not {tuple(tokens.shape)}")
         ignored = {self.dictionary.bos(), self.dictionary.pad()}
-        parts = [[]]
+        parts: list[list[str]] = [[]]
         for token in tokens.tolist():
             if token == self.dictionary.eos():
                 parts.append([])
@@ -153,12 +151,13 @@ class PMLMInterface(nn.Module):
         texts = [self.bpe.decode(" ".join(part)) for part in parts]
         return texts if len(texts) > 1 else texts[0]
 
-    def collate(self, lines: Sequence[Tensor]) -> Tensor:
-        """Texts, int64 (length,) each, as a batch (texts, longest), padded on the right.
+    def collate(self, tokens: Tokens) -> Tensor:
+        """Texts, int64 (length,) each, as a batch (texts, longest), padded on the right; one text is a batch of one.
 
         Raises:
             PMLMError: there is none; one is longer than the position table, or holds what the dictionary does not.
         """
+        lines = [tokens] if isinstance(tokens, Tensor) and tokens.dim() == 1 else list(tokens)
         for line in lines:
             if not isinstance(line, Tensor) or line.dim() != 1 or line.is_floating_point() or not len(line):
                 raise PMLMError(f"tokens are what encode() returns, int64 (length,), not {line!r:.80}")
@@ -172,7 +171,7 @@ class PMLMInterface(nn.Module):
         longest, limit = max(map(len, lines)), self.model.cfg.max_positions
         if longest > limit:
             raise PMLMError(f"a text of {longest} tokens is longer than the model's {limit} positions; cut it")
-        return pad_sequence(list(lines), batch_first=True, padding_value=self.dictionary.pad()).to(self.device)
+        return pad_sequence(lines, batch_first=True, padding_value=self.dictionary.pad()).to(self.device)
 
     @torch.no_grad()
     def extract_features(self, tokens: Tokens, return_all_hiddens: bool = False) -> Union[Tensor, list[Tensor]]:
@@ -182,7 +181,7 @@ class PMLMInterface(nn.Module):
             tokens: int64 (length,), or (batch, length) padded on the right, or a list of texts.
             return_all_hiddens: return a list instead: the embeddings, then what each layer makes of them.
         """
-        batch = self.collate([tokens] if isinstance(tokens, Tensor) and tokens.dim() == 1 else tokens)
+        batch = self.collate(tokens)
         states, backbone = [], self.model.backbone
         with contextlib.ExitStack() as stack:
             if return_all_hiddens:
@@ -206,7 +205,9 @@ class PMLMInterface(nn.Module):
         if name not in heads:
             there = ", ".join(heads) or "none; fine-tune with --task sentence_prediction"
             raise PMLMError(f"the checkpoint has no classification head {name!r}; there is {there}")
-        return heads[name]
+        head = heads[name]
+        assert isinstance(head, ClassificationHead)
+        return head
 
     @torch.no_grad()
     def predict(self, head: str, tokens: Tokens, return_logits: bool = False) -> Tensor:
@@ -218,7 +219,7 @@ class PMLMInterface(nn.Module):
             return_logits: its outputs as they are.
         """
         self.find_head(head)
-        batch = self.collate([tokens] if isinstance(tokens, Tensor) and tokens.dim() == 1 else tokens)
+        batch = self.collate(tokens)
         logits = self.model(self.slots(batch, first_only=True), Predict(head=f"classification_heads.{head}"))
         numbers = logits.size(-1) == 1
         return logits if return_logits or numbers else torch.log_softmax(logits.float(), dim=-1)
@@ -270,13 +271,14 @@ class PMLMInterface(nn.Module):
         left, right = (self.bpe.encode(part) for part in parts)
         line = self.dictionary.encode_line(f"<s> {left} <mask> {right}", append_eos=True, add_if_not_exist=False).long()
         place = line.tolist().index(self.dictionary.index("<mask>"))
-        probabilities = self.model.output_layer(self.extract_features(line)[0, place]).float().softmax(dim=-1)
+        features = self.model.outputs(self.slots(self.collate(line)), HIDDEN)
+        probabilities = self.model.output_layer(features[0, place]).float().softmax(dim=-1)
         ordinary = torch.from_numpy(ordinary_types(self.dictionary))
         best = probabilities.cpu()[ordinary].topk(min(topk, len(ordinary))).indices
         found = []
         for index in ordinary[best].tolist():
             line[place] = index
-            found.append((self.decode(line), probabilities[index].item(), self.dictionary[index]))
+            found.append((str(self.decode(line)), float(probabilities[index]), self.dictionary[index]))
         return found
 
     def infill(

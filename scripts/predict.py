@@ -22,8 +22,8 @@ import torch
 
 from fairseq_pmlm.cli.arguments import positive
 from fairseq_pmlm.interface import PMLMModel
-from fairseq_pmlm.model import heads
 from fairseq_pmlm.preparation import glue
+from fairseq_pmlm.tokenizers.dictionary import label_names
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 from fairseq_pmlm.utils.io import Counts, keep_inputs, read_lines, write_output
 
@@ -102,7 +102,7 @@ def choose_head(model, name, data: str) -> str:
     name = name or (there[0] if there else "sentence_classification_head")
     labels, path = model.find_head(name).labels, os.path.join(data, "label", "dict.txt")
     if labels is not None and os.path.isfile(path):
-        found = heads.label_names(model.dictionary.load(path))
+        found = label_names(model.dictionary.load(path))
         if found != labels:
             raise PMLMError(
                 f"{path} has {len(found)} classes ({', '.join(found[:10])}), and the head {name!r} has {len(labels)} "

@@ -26,10 +26,10 @@ import torch
 from fairseq import checkpoint_utils
 
 from fairseq_pmlm.cli import arguments
+from fairseq_pmlm.preparation.squad import prepare
 from fairseq_pmlm.scoring.report import as_json, format_table
 from fairseq_pmlm.squad.files import read_meta
 from fairseq_pmlm.squad.prediction import OURS, predict, read_threshold, write
-from fairseq_pmlm.squad.preparation import prepare
 from fairseq_pmlm.utils import directories
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 

@@ -226,35 +226,32 @@ def binarize_sides(args, folder: str, model: str, readers, labels: tuple[str, ..
     for side in (*sides, "label"):
         target = os.path.join(folder, side)
         encoded = os.path.join(target, binarize.ENCODED)
-        os.makedirs(encoded)
+        binarized = side != "label" or labels  # else numbers, which fairseq reads as text
+        os.makedirs(encoded if args.keep_encoded and binarized else target)
         symbols = os.path.join(target, "dict.txt")
         if side != "label":
-            shutil.copyfile(os.path.join(folder, "dict.txt"), symbols)
+            binarize.copy_dictionary(os.path.join(folder, "dict.txt"), symbols)
         elif labels:
             write_text(symbols, "".join(f"{label} {readers['train'].labels[label]}\n" for label in labels))
-        expected = {}
         for split, reader in readers.items():
-            source, path = os.path.join(folder, f"{split}.{side}.txt"), os.path.join(encoded, split)
+            source, prefix = os.path.join(folder, f"{split}.{side}.txt"), os.path.join(target, split)
+            text = os.path.join(encoded, split) if args.keep_encoded else None
+            if not binarized:
+                shutil.move(source, f"{prefix}.label")
+                continue
             if side != "label":
-                expected[split] = results[split, side] = binarize.encode_file(
-                    source, path, model, args.workers, reader.records, f"encoding {split}.{side}"
+                results[split, side] = binarize.write_lines(
+                    [source], prefix, model, args.workers, reader.records, f"encoding {split}.{side}", text
                 )
-                os.remove(source)
-            elif labels:
-                shutil.move(source, path)
-                expected[split] = binarize.Encoded(lines=reader.records, tokens=reader.records)
-            else:  # numbers, which fairseq reads as text
-                shutil.move(source, os.path.join(target, f"{split}.label"))
-        if expected:
+            else:
+                binarize.write_labels(source, prefix, labels, reader.records, text)
+            os.remove(source)
+        if binarized:
             options = ["--only-source", "--srcdict", "dict.txt", f"--trainpref={binarize.ENCODED}/train"]
             for name in ("valid", "test"):
-                there = [split for split in expected if split.startswith(name)]
-                options += (
-                    [f"--{name}pref={','.join(f'{binarize.ENCODED}/{split}' for split in there)}"] if there else []
-                )
-            binarize.run_preprocess(target, os.path.join(args.destdir, side), options, args.workers, expected)
-        if not args.keep_encoded or not expected:
-            shutil.rmtree(encoded)
+                there = ",".join(f"{binarize.ENCODED}/{split}" for split in readers if split.startswith(name))
+                options += [f"--{name}pref={there}"] if there else []
+            binarize.print_command(os.path.join(args.destdir, side), options, args.workers, args.keep_encoded)
     return results
 
 

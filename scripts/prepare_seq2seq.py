@@ -180,30 +180,6 @@ class Reader:
                 f.writelines((references[i] if i < len(references) else references[0]) + "\n" for references in lists)
 
 
-def encode_parts(sources: list[str], target: str, model: str, workers: int, total: int, label: str) -> binarize.Encoded:
-    """Encode files with a part of each source, and join them, line by line, with ``</s>``; removes *sources*.
-
-    Arguments are those of :func:`fairseq_pmlm.preparation.binarize.encode_file`.
-    """
-    encoded = [f"{target}.part{i}" for i in range(len(sources))]
-    counts = [
-        binarize.encode_file(*paths, model, workers, total, label) for paths in zip(sources, encoded, strict=True)
-    ]
-    whole = binarize.Encoded(unknown=sum(count.unknown for count in counts))
-    with contextlib.ExitStack() as stack:
-        out = stack.enter_context(open(target, "w", encoding="utf-8", newline="\n"))
-        files = [stack.enter_context(open(path, encoding="utf-8", newline="\n")) for path in encoded]
-        for texts in zip(*files, strict=True):
-            line = f" {SYMBOL} ".join(text.removesuffix("\n") for text in texts)
-            out.write(line + "\n")
-            whole.lines += 1
-            whole.tokens += line.count(" ") + 1
-            whole.longest = max(whole.longest, line.count(" ") + 1)
-    for path in (*sources, *encoded):
-        os.remove(path)
-    return whole
-
-
 def main(argv=None) -> None:
     install_excepthook()
     args = parse_arguments(argv)
@@ -219,25 +195,30 @@ def main(argv=None) -> None:
     with directories.building(args.destdir, args.overwrite, binarize.OURS) as folder:
         shutil.copyfile(dictionary, os.path.join(folder, "dict.txt"))
         model = bpe.save(folder)
+        binarize.copy_dictionary(dictionary, *(os.path.join(folder, f"dict.{side}.txt") for side in SIDES))
         encoded = os.path.join(folder, binarize.ENCODED)
-        os.mkdir(encoded)
+        if args.keep_encoded:
+            os.mkdir(encoded)
         for name in given:  # all of them before the long part, so that errors come early
             readers[name] = Reader(name, args, bpe)
             readers[name].write(folder)
         for name, reader in readers.items():
             for side in SIDES:
-                source, target = os.path.join(folder, f"{name}.{side}.txt"), os.path.join(encoded, f"{name}.{side}")
                 parts = reader.part_files(folder) if side == "src" else []
-                encode = encode_parts if parts else binarize.encode_file
-                results[name, side] = encode(
-                    parts or source, target, model, args.workers, reader.pairs, f"encoding {name}.{side}"
+                results[name, side] = binarize.write_lines(
+                    parts or [os.path.join(folder, f"{name}.{side}.txt")],
+                    os.path.join(folder, f"{name}.src-tgt.{side}"),
+                    model,
+                    args.workers,
+                    reader.pairs,
+                    f"encoding {name}.{side}",
+                    os.path.join(encoded, f"{name}.{side}") if args.keep_encoded else None,
                 )
-        options = ["--source-lang", "src", "--target-lang", "tgt", "--srcdict", "dict.txt", "--tgtdict", "dict.txt"]
-        options += [f"--{name}pref={binarize.ENCODED}/{name}" for name in given]
-        expected = {f"{name}.src-tgt.{side}": result for (name, side), result in results.items()}
-        binarize.run_preprocess(folder, args.destdir, options, args.workers, expected)
-        if not args.keep_encoded:
-            shutil.rmtree(encoded)
+                for part in parts:
+                    os.remove(part)
+    options = ["--source-lang", "src", "--target-lang", "tgt", "--srcdict", "dict.txt", "--tgtdict", "dict.txt"]
+    options += [f"--{name}pref={binarize.ENCODED}/{name}" for name in given]
+    binarize.print_command(args.destdir, options, args.workers, args.keep_encoded)
 
     for name, reader in readers.items():
         counts = reader.counts

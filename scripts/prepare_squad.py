@@ -21,9 +21,9 @@ import re
 
 from fairseq_pmlm.cli import arguments
 from fairseq_pmlm.preparation import binarize
+from fairseq_pmlm.preparation.squad import Prepared, prepare
 from fairseq_pmlm.squad import windows
 from fairseq_pmlm.squad.files import OURS
-from fairseq_pmlm.squad.preparation import Prepared, prepare
 from fairseq_pmlm.utils import directories
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 

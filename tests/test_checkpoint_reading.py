@@ -9,14 +9,19 @@ import shlex
 import socket
 import subprocess
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from commands import USER_DIR
 from fairseq import checkpoint_utils
-from test_loading import Call
+from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
+from test_loading import OLD, Call
 from translation import MODEL, SENTENCES, fairseq, finish, start
 
+from fairseq_pmlm.checkpoints import context
+from fairseq_pmlm.checkpoints.safe_load import torch_load
 from fairseq_pmlm.fairseq_patches.replace import ORIGINALS
 from fairseq_pmlm.utils.errors import PMLMError
 
@@ -97,6 +102,34 @@ def test_a_file_that_fairseq_can_make_nothing_of_is_named(tmp_path):
     torch.save({"no": "history"}, path)
     with pytest.raises(PMLMError, match=rf"checkpoint {path} cannot be used: KeyError: 'best_loss'"):
         checkpoint_utils.load_checkpoint_to_cpu(str(path))
+
+
+@pytest.mark.parametrize("options", [{}, {"reset_optimizer": True}])
+def test_the_model_is_told_what_a_trainer_reads_and_what_for(options):
+    told = []
+
+    def load_state_dict(*args, **kwargs):
+        told.append(context.current())
+        raise ValueError
+
+    path, before = str(OLD / "pretraining.pt"), context.current().finetuning
+    trainer = SimpleNamespace(
+        data_parallel_world_size=1, data_parallel_rank=0, tpu=False, is_fsdp=False,
+        cfg=OmegaConf.create({"model": {}, "checkpoint": {"load_checkpoint_on_all_dp_ranks": True}}),
+        model=SimpleNamespace(set_num_updates=lambda updates: None, load_state_dict=load_state_dict),
+    )  # fmt: skip
+    with pytest.raises(Exception, match="Cannot load model parameters from checkpoint"):
+        Trainer.load_checkpoint(trainer, path, **options)
+    assert told == [context.Reading(f"checkpoint {path}", finetuning=bool(options))]
+    assert context.current() == context.Reading(f"checkpoint {path}", before)
+
+
+def test_contradictory_sizes_are_refused_before_a_model_is_made(tmp_path):
+    state = torch_load(OLD / "pretraining.pt")
+    state["cfg"]["model"]["encoder_embed_dim"] = 32
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(PMLMError, match=rf"checkpoint {tmp_path}/model\.pt is damaged: its options give "):
+        checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "model.pt"))
 
 
 @pytest.mark.slow

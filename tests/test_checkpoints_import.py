@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from commands import ROOT, command, hypotheses, load
+from fairseq.dataclass.configs import CommonConfig
 from foreign import (
     MODELS,
     PIECES,
@@ -16,10 +17,12 @@ from foreign import (
     save_by_transformers,
     write_unilm,
 )
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from fairseq_pmlm.conversion import vocabulary
+from fairseq_pmlm.conversion.common import COMMON
 from fairseq_pmlm.conversion.files import read_tensors
 from fairseq_pmlm.conversion.importing import import_checkpoint
 from fairseq_pmlm.utils.errors import PMLMError
@@ -266,3 +269,7 @@ def test_unilm_through_the_real_commands(relative, tmp_path):
         assert [float(x) for x in per_token[str(i)].split()] == pytest.approx(expected, abs=1e-4)
         chosen = authors_greedy(tensors, config, source, mask, sep, 9, never=(cls, mask, pad))
         assert found[i][0][1].replace("<unk>", "[UNK]").split() == [PIECES[token] for token in chosen]
+
+
+def test_fairseq_s_common_options_are_its_own():
+    assert OmegaConf.to_container(OmegaConf.structured(CommonConfig), enum_to_str=True) == COMMON

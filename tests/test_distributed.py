@@ -18,6 +18,7 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.configs import DistributedTrainingConfig, FairseqConfig
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils
+from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 from fairseq_pmlm.checkpoints.safe_load import torch_load
@@ -176,6 +177,25 @@ def test_a_training_without_an_update_fails(environment):
         utils.call_main(config(), nothing)
     utils.call_main(config(), something)
     utils.call_main(config(), lambda cfg: None)  # fairseq-validate, for example
+
+
+def test_updates_are_counted_and_fillers_left_out():
+    seen = []
+
+    def prepare(sample):
+        seen.append(sample)
+        raise KeyboardInterrupt
+
+    trainer = SimpleNamespace(
+        is_fsdp=False, _set_seed=list, zero_grad=list, _prepare_sample=prepare,
+        model=SimpleNamespace(train=list), criterion=SimpleNamespace(train=list),
+        cfg=OmegaConf.create({"ema": {"store_ema": False}}),
+    )  # fmt: skip
+    progress.begin()
+    with pytest.raises(KeyboardInterrupt):
+        Trainer.train_step(trainer, [{}, {"id": 1}])
+    assert seen == [{"id": 1}]
+    assert not progress.trained_nothing()
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,8 @@ def test_variants_equal_a_slow_reference(variant, objective, relative):
     variants.change_visibility(variant)
     samples = [changed[i] for i in range(len(changed))]
     batch = changed.collater(samples)["net_input"]
-    x = model.backbone(**{k: v for k, v in batch.items() if k not in ("wanted",)}).flatten(0, 1)[batch["wanted"]]
+    select = batch.pop("select")
+    x = model.backbone(**batch).flatten(0, 1)[select]
     expected = {"ae": [], "par": []}
     hidden_somewhere = False
     for i in range(len(plain)):

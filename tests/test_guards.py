@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from commands import OPTIMIZER, PRETRAIN, USER_DIR, command, logged, refused
-from fairseq.data import Dictionary, ListDataset
+from fairseq.data import Dictionary, ListDataset, indexed_dataset
 from fairseq.logging import metrics
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from fairseq.trainer import Trainer
 from reference import small_dictionary, small_model
 
@@ -130,6 +131,19 @@ def test_broken_lines_of_a_dictionary_are_named(content, said, broken_dictionary
     assert len(broken_dictionary(b"a 1\nb 1\na 1 #fairseq:overwrite\n")) == 7  # as fairseq allows
 
 
+def test_tokens_that_no_dictionary_has_are_named_before_they_are_classified(tmp_path):
+    (tmp_path / "input0").mkdir()
+    path = str(tmp_path / "input0" / "train")
+    builder = indexed_dataset.make_builder(f"{path}.bin", "mmap", vocab_size=99)
+    for tokens in ([7, EOS], [8, 98, EOS]):
+        builder.add_item(torch.tensor(tokens))
+    builder.finalize(f"{path}.idx")
+    cfg = SimpleNamespace(data=str(tmp_path), regression_target=True)
+    task = SimpleNamespace(cfg=cfg, source_dictionary=small_dictionary())
+    with pytest.raises(PMLMError, match=rf"{path}\.bin holds token 98, and the dictionary has"):
+        SentencePredictionTask.load_dataset(task, "train")
+
+
 class FakeTrainer:
     """What the patch sees of fairseq's."""
 
@@ -142,6 +156,19 @@ class FakeTrainer:
 
     def zero_grad(self):
         self.cleared += 1
+
+
+def test_fairseq_s_own_step_names_the_samples(caplog):
+    def fail(sample):
+        raise FloatingPointError("gradients are Nan/Inf")
+
+    trainer = FakeTrainer(0)
+    trainer.is_fsdp, trainer._prepare_sample, trainer._set_seed = False, fail, list
+    trainer.model = trainer.criterion = SimpleNamespace(train=list)
+    trainer.cfg = SimpleNamespace(ema=SimpleNamespace(store_ema=False))
+    with pytest.raises(PMLMError, match="update 7: gradients are NaN or infinite; the log names its samples"):
+        Trainer.train_step(trainer, [{"id": torch.tensor([4, 5])}])
+    assert "samples of its batches: [[4, 5]]" in caplog.text
 
 
 @pytest.mark.slow
@@ -171,10 +198,11 @@ def test_nan_is_named_and_stops_the_run_or_is_left_out(work, tmp_path):
 BROKEN = f"""
 import sys
 sys.path.insert(0, {str(USER_DIR[1])!r}.rsplit("/", 1)[0])
-import fairseq_pmlm
+import fairseq_pmlm.tasks
 import torch
 
 # the output of one module is NaN in two updates, and in the runs of them that look for the place
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from fairseq.trainer import Trainer
 step = Trainer.train_step
 tries = [0]

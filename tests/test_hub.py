@@ -56,9 +56,7 @@ def place(tmp_path_factory):
     }
     cfg = PMLMConfig(**options, max_positions=40, relative_positions=True)
     model = PMLMModel(cfg, Dictionary.load(str(data / "dict.txt")), vocabulary)
-    model.labels = ["0", "1"]
-    model.register_classification_head(HEAD, num_classes=2)
-    model.labels = None
+    model.register_classification_head(HEAD, num_classes=2, labels=["0", "1"])
     model.register_classification_head("stars", num_classes=1)
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.05)

@@ -421,3 +421,33 @@ def test_lists_within_lists_are_counted(tmp_path):
     itself.append({"a": itself})
     with pytest.raises(PMLMError, match="a list in it holds itself"):
         save_and_load({"cfg": itself}, tmp_path)
+    with pytest.raises(PMLMError, match="a list in it holds itself"):
+        save_and_load({"args": argparse.Namespace(_parent=itself)}, tmp_path)
+
+
+def test_what_stands_in_for_omegaconf_is_bounded_and_copies_nothing(tmp_path):
+    plain = {"types": stand_ins.plain_containers()}
+    config = OmegaConf.create({"a": [1, {"b": (2, 3)}]}, flags={"allow_objects": True})
+    content = {"n": collections.Counter(a=2), "t": (config, torch.Size([2])), "c": config.a, "v": config._get_node("a")}
+    loaded = load_pickle(pickle.dumps(content, 2), tmp_path, **plain)
+    expected = [1, {"b": [2, 3]}]
+    assert loaded == {"n": {"a": 2}, "t": ({"a": expected}, torch.Size([2])), "c": expected, "v": expected}
+    assert type(loaded["n"]) is collections.Counter
+    assert type(loaded["t"][0]) is dict
+    assert type(loaded["c"]) is list
+    # one state that many containers have, by its place in the pickle
+    name = b"comegaconf.dictconfig\nDictConfig\n"
+    state = pickle.dumps({"_content": dict.fromkeys(range(1000))}, 2)[2:-1] + b"q\x01"
+    first, other = b"\x80\x02](" + name + b")\x81" + state + b"b", name + b")\x81h\x01b"
+    loaded = load_pickle(first + 3 * other + b"e.", tmp_path, **plain)
+    assert len(loaded) == 4
+    assert all(one is loaded[0] for one in loaded)
+    with pytest.raises(PMLMError, match="lists within lists that stand for"):
+        load_pickle(first + 1000 * other + b"e.", tmp_path, **plain)
+    nested = ["x"]
+    for _ in range(40):
+        nested = [nested] * 10
+    config = OmegaConf.create({"a": 1})
+    vars(config._get_node("a"))["_val"] = nested
+    with pytest.raises(PMLMError, match="lists within lists that stand for"):
+        load_pickle(pickle.dumps({"cfg": config}, 2), tmp_path, **plain)

@@ -38,6 +38,7 @@ def test_applying_twice_changes_nothing():
 def test_importing_twice_is_harmless(forgotten):
     run = python(f"""
         import importlib, sys, warnings
+        import fairseq_pmlm.tasks
         import fairseq_pmlm.fairseq_patches.apply as first
         from fairseq.data import data_utils
 
@@ -127,12 +128,12 @@ def test_all_patches_or_none(owner, name, broken, told):
         before = [checkpoint_utils.load_checkpoint_to_cpu, data_utils.batch_by_size]
         for _ in range(2):
             try:
-                import fairseq_pmlm
+                import fairseq_pmlm.tasks
             except Exception as error:
                 print(error)
             assert [checkpoint_utils.load_checkpoint_to_cpu, data_utils.batch_by_size] == before
         setattr(owner, {name!r}, whole)
-        import fairseq_pmlm
+        import fairseq_pmlm.tasks
         assert hasattr(data_utils.batch_by_size, "pmlm_original")
         from fairseq_pmlm.fairseq_patches.replace import ORIGINALS
         print(len(ORIGINALS))
@@ -171,7 +172,7 @@ BLOCKED = """
                 raise {error}
 
     sys.meta_path.insert(0, Block())
-    import fairseq_pmlm
+    import fairseq_pmlm.tasks
     """
 
 
@@ -210,7 +211,7 @@ def test_another_fairseq_gives_one_warning_that_names_the_function():
         data_utils.batch_by_size = batch_by_size
         del checkpoint_utils.load_ema_from_checkpoint
 
-        import fairseq_pmlm
+        import fairseq_pmlm.tasks
         batches = data_utils.batch_by_size(range(9), lambda i: 1, max_sentences=8, required_batch_size_multiple=8)
         print([len(batch) for batch in batches])
         """)
@@ -224,8 +225,10 @@ def test_another_fairseq_gives_one_warning_that_names_the_function():
 
 def test_readers_end_before_python_does():
     code = """
-import threading, time
-import fairseq_pmlm.fairseq_patches.threads
+import atexit, threading, time
+from fairseq_pmlm.fairseq_patches import apply
+
+apply.apply()
 from fairseq.data.iterators import BufferedIterator
 
 class Endless:
@@ -239,7 +242,7 @@ batches = BufferedIterator(3, Endless())
 next(batches)
 readers = [t for t in threading.enumerate() if type(t).__name__ == "BackgroundConsumer"]
 assert len(readers) == 1 and readers[0].is_alive()
-fairseq_pmlm.fairseq_patches.threads.stop_readers()
+atexit._run_exitfuncs()  # what Python does when it ends
 assert not readers[0].is_alive()
 print("stopped")
 """

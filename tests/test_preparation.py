@@ -14,7 +14,7 @@ from commands import ROOT, command
 from fairseq.data import Dictionary, indexed_dataset
 from test_prepare import call
 
-from fairseq_pmlm.data import mmap_writer
+from fairseq_pmlm.data import indexed
 from fairseq_pmlm.preparation import chunks, encoding
 from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
 from fairseq_pmlm.tokenizers import files as tokenizer_files
@@ -153,7 +153,7 @@ def in_process(*arguments, die_at=None):
 
     def run():
         os.setpgrp()
-        added, add = 0, mmap_writer.MMapWriter.add
+        added, add = 0, indexed.MMapWriter.add
 
         def add_and_die(*args):
             nonlocal added
@@ -162,7 +162,7 @@ def in_process(*arguments, die_at=None):
             if added == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        mmap_writer.MMapWriter.add = add_and_die
+        indexed.MMapWriter.add = add_and_die
         with open(os.devnull, "w") as quiet:
             sys.stdout = sys.stderr = quiet
             call("prepare_pretraining", *arguments)

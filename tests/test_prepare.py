@@ -121,8 +121,7 @@ def test_pretraining_text_comes_back(corpus, prepared):
 
 
 def test_same_bytes_for_any_number_of_workers(corpus, prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(binarize, "CHUNK", 100)  # many chunks
-    monkeypatch.setattr(chunks, "SIZE", 100)
+    monkeypatch.setattr(chunks, "SIZE", 100)  # many chunks
     call(
         "prepare_pretraining", "--text", corpus, "--vocab-size", 60, "--character-coverage", 1, "--valid-fraction", 0.1,
         "--workers", 1, "--destdir", tmp_path / "one",
@@ -135,16 +134,6 @@ def test_same_bytes_for_any_number_of_workers(corpus, prepared, tmp_path, monkey
         assert numbers.pop("seconds") >= 0
         assert numbers.pop("tokens_per_second") > 0
     assert reports[0] == reports[1]
-    source, target = tmp_path / "lines", tmp_path / "encoded"
-    source.write_text("".join(f"the cat {WORDS[i % len(WORDS)]} {i}\n" for i in range(300)), encoding="utf-8")
-    model = str(prepared[0] / "sentencepiece.model")
-    results = []
-    for workers in (1, 3):
-        count = binarize.encode_file(str(source), str(target), model, workers, 300, "test")
-        results.append((count, target.read_bytes()))
-    assert results[0] == results[1]
-    assert results[0][0].lines == 300
-    assert results[0][0].unknown > 0
 
 
 @pytest.fixture(scope="module")
@@ -341,26 +330,6 @@ def test_killed_half_way(tmp_path, number):
     assert not (tmp_path / "new" / "bin").exists()
     if number == signal.SIGTERM:
         assert os.listdir(tmp_path) == []
-
-
-def test_fairseq_losing_lines_is_noticed(prepared, tmp_path, monkeypatch):
-    """As if fairseq-preprocess had written what lies in the prepared directory, whatever it was asked for."""
-    for name in ("train.bin", "train.idx"):
-        (tmp_path / name).write_bytes((prepared[0] / name).read_bytes())
-    (tmp_path / "preprocess.log").touch()
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, ""))
-    expected = {"train": binarize.Encoded(lines=3, tokens=4)}
-    with pytest.raises(PMLMError, match=r"wrote \d+ lines and \d+ tokens to train\.bin instead of 3 and 7"):
-        binarize.run_preprocess(str(tmp_path), "bin", [], 1, expected)
-
-
-def test_fairseq_failing_is_reported(tmp_path, monkeypatch, capsys):
-    ran = subprocess.CompletedProcess([], 1, "Traceback\nMemoryError: too much\n")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ran)
-    with pytest.raises(PMLMError, match=r"^fairseq-preprocess failed: MemoryError: too much$"):
-        binarize.run_preprocess(str(tmp_path), "my bin", ["--only-source"], 2, {})
-    shown = capsys.readouterr().out
-    assert "cd 'my bin' && fairseq-preprocess --only-source --destdir . --workers 3\n" in shown
 
 
 def test_given_sentencepiece_model_and_files_as_documents(tmp_path):

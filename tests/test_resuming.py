@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fairseq import checkpoint_utils
 from fairseq.data import FairseqDataset
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.dataclass.configs import CheckpointConfig
@@ -14,8 +15,10 @@ from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import (
     ReduceLROnPlateauLRSchedule,
     ReduceLROnPlateauLRScheduleConfig,
 )
+from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
+from fairseq_pmlm.checkpoints.safe_load import torch_load
 from fairseq_pmlm.fairseq_patches import resuming
 from fairseq_pmlm.fairseq_patches import training_state as progress
 from fairseq_pmlm.fairseq_patches.replace import ORIGINALS
@@ -165,6 +168,25 @@ def test_what_is_complete_is_not_trained(limits, epoch, complete, monkeypatch):
     assert progress.trained_nothing() != complete
     progress.update()
     assert not progress.trained_nothing()
+
+
+def test_patience_is_saved(monkeypatch, tmp_path):
+    monkeypatch.setattr(progress, "early_stopping", SimpleNamespace(best=1.5, num_runs=2))
+    trainer = SimpleNamespace(
+        should_save_checkpoint_on_current_rank=True, state_dict=lambda: {"extra_state": {"epoch": 1}},
+        cfg=OmegaConf.create({"checkpoint": {"write_checkpoints_asynchronously": False}}),
+    )  # fmt: skip
+    Trainer.save_checkpoint(trainer, str(tmp_path / "model.pt"), {"val_loss": 3.0})
+    saved = torch_load(tmp_path / "model.pt")["extra_state"]
+    assert saved == {"epoch": 1, "val_loss": 3.0, "patience": [1.5, 2]}
+
+
+def test_a_checkpoint_that_was_asked_for_and_is_not_there(monkeypatch, tmp_path):
+    monkeypatch.setattr(progress, "early_stopping", lambda: None)
+    trainer = SimpleNamespace(data_parallel_world_size=1, data_parallel_rank=0, checkpoint_suffix="", is_fsdp=False)
+    cfg = options(restore_file=str(tmp_path / "none.pt"), no_save=True)
+    with pytest.raises(PMLMError, match=r"none\.pt \(--restore-file\) does not exist"):
+        checkpoint_utils.load_checkpoint(cfg, trainer)  # fairseq starts with the first update
 
 
 class Sgd(FairseqOptimizer):

@@ -13,10 +13,10 @@ from test_squad_windows import Words
 
 from fairseq_pmlm.criterions.pmlm_squad import PMLMSquadCriterion, span_loss
 from fairseq_pmlm.model.pmlm import Predict
+from fairseq_pmlm.preparation.squad import Part, write_meta
 from fairseq_pmlm.scoring.squad import score_squad
 from fairseq_pmlm.squad import windows
 from fairseq_pmlm.squad.prediction import combine, write
-from fairseq_pmlm.squad.preparation import Part, write_meta
 from fairseq_pmlm.squad.reader import SquadFile
 from fairseq_pmlm.squad.validation import Judged
 from fairseq_pmlm.tasks.pmlm_squad import PMLMSquadTask
@@ -58,7 +58,7 @@ def load(folder, version="2.0", training=False, name="valid"):
     for symbol in ("1990s", "<mask>", "<pseudo>"):
         dictionary.add_symbol(symbol)
     path, paragraphs = squad_file(folder, version)
-    prepared = Part(str(folder), name, Words(), dictionary, LIMITS, training).write(SquadFile(path, Counts()))
+    prepared = Part(str(folder), name, Words(), dictionary.indices, LIMITS, training).write(SquadFile(path, Counts()))
     write_meta(str(folder), version, LIMITS, {name: prepared})
     dictionary.save(str(folder / "dict.txt"))
     task = PMLMSquadTask(Namespace(data=str(folder), max_answer_length=4, _name="pmlm_squad"), dictionary)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import torch
 
 from ..utils.errors import PMLMError, first_line
-from .stand_ins import FAIRSEQ, allowed_types
+from .stand_ins import CONTAINERS, FAIRSEQ, Attributes, allowed_types, to_plain
 
 
 def torch_load(file: Any, *args, types: Mapping[str, Any] | None = None, **kwargs) -> Any:
@@ -44,8 +44,8 @@ def torch_load(file: Any, *args, types: Mapping[str, Any] | None = None, **kwarg
         size = check_archive(stream, name)
     allowed = {**allowed_types(), **(types or {}), **_allowed_by_user()}
     # leave alone what the user has allowed: leaving the block removes ours
-    extra = [(kind, name) for name, kind in allowed.items()]
-    extra = [item for item in extra if item not in torch.serialization.get_safe_globals()]
+    theirs = torch.serialization.get_safe_globals()
+    extra: list[Any] = [(kind, name) for name, kind in allowed.items() if (kind, name) not in theirs]
     try:
         with torch.serialization.safe_globals(extra):
             # not torch.load: people replace that one to get weights_only=False everywhere
@@ -63,7 +63,7 @@ def torch_load(file: Any, *args, types: Mapping[str, Any] | None = None, **kwarg
             ) from error
         raise PMLMError(f"{name} is truncated, or not a checkpoint ({first_line(error)})") from error
     check_content(content, size, name, _with_attributes(allowed))
-    return content
+    return to_plain(content) if issubclass(allowed[CONTAINERS[0]], Attributes) else content
 
 
 def check_readable(path: str) -> None:
@@ -150,7 +150,7 @@ def _globals(stream: BinaryIO) -> Iterator[str]:
         for _ in range(5):  # as many as torch's older format begins with
             for opcode, argument, _ in pickletools.genops(stream):
                 if opcode.name == "GLOBAL":
-                    yield argument.rsplit(" ", 1)[-1]
+                    yield str(argument).rsplit(" ", 1)[-1]
 
 
 def check_content(content: Any, size: int, name: str, kinds: Collection[type]) -> None:
@@ -204,7 +204,8 @@ def _parts(found: Any, kinds: Collection[type]) -> list[Any]:
     if isinstance(found, (list, tuple, set)):
         return list(found)
     if type(found) in kinds:
-        return [part for key, part in vars(found).items() if key != "_parent"]  # omegaconf's way up
+        way_up = "_parent" if type(found).__module__.startswith("omegaconf.") else None
+        return [part for name, part in vars(found).items() if name != way_up]
     return []
 
 

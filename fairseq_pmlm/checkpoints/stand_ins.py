@@ -77,10 +77,8 @@ def _omegaconf() -> dict[str, type]:
 
 
 def plain_containers() -> dict[str, type]:
-    """What stands in for omegaconf's classes where it is not installed: dicts and lists of values; ``${references}``
-    and ``???`` stay as they are written."""
-    kinds = {CONTAINERS[0]: _PlainDict, CONTAINERS[1]: _PlainList}
-    return {name: _uncallable(kinds.get(name, Attributes), name) for name in OMEGACONF}
+    """What stands in for omegaconf's classes where it is not installed, until :func:`to_plain`."""
+    return {name: _uncallable(Attributes, name) for name in OMEGACONF}
 
 
 def _uncallable(kind: type, name: str, **members: Any) -> type:
@@ -96,7 +94,8 @@ def _uncallable(kind: type, name: str, **members: Any) -> type:
         def __call__(cls, *args, **kwargs):
             raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {name}(...)")
 
-    return Meta(name.rpartition(".")[2], (kind,), members)
+    module, _, short = name.rpartition(".")
+    return Meta(short, (kind,), {"__module__": module, **members})
 
 
 class Attributes:
@@ -105,7 +104,7 @@ class Attributes:
     def __setstate__(self, state: Any):
         if not isinstance(state, dict):
             raise pickle.UnpicklingError(f"not the attributes of an object: {type(state).__name__}")
-        self.__dict__.update(state)
+        self.__dict__ = state  # no copy: a small pickle can name one large state many times
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} with {', '.join(map(str, vars(self))) or 'no attributes'}>"
@@ -126,34 +125,55 @@ def _by_state(kind: type, name: str) -> type:
     return _uncallable(kind, name, stands_for=kind, __setstate__=set_state)
 
 
-class _PlainDict(dict):
-    def __setstate__(self, state: dict[str, Any]):
-        if (content := _content(self, state, dict)) is not None:
-            self.update({key: _value(node) for key, node in content.items()})
+def to_plain(content: Any) -> Any:
+    """*content* with dicts, lists and values in place of what :func:`plain_containers` has left in it.
+
+    References (``${a}``) and ``???`` stay as they are written. *content* is changed in place, and may not hold itself.
+    """
+    plain: dict[int, Any] = {}  # what takes the place of an object, by its id
+    pending = [(content, False)]
+    while pending:
+        found, parts_done = pending.pop()
+        if id(found) in plain:
+            continue
+        parts = _parts(found)
+        if parts and not parts_done:
+            pending.append((found, True))
+            pending.extend((part, False) for part in parts)
+        else:
+            plain[id(found)] = _rebuild(found, plain)
+    return plain[id(content)]
 
 
-class _PlainList(list):
-    def __setstate__(self, state: dict[str, Any]):
-        if (content := _content(self, state, list)) is not None:
-            self.extend(map(_value, content))
+def _parts(found: Any) -> list[Any]:
+    if isinstance(found, dict):
+        return list(found.values())
+    if isinstance(found, (list, tuple)):
+        return list(found)
+    if isinstance(found, Attributes) and _of_omegaconf(found):
+        return [part for name, part in vars(found).items() if name in ("_content", "_val")]
+    return list(vars(found).values()) if isinstance(found, (argparse.Namespace, Attributes)) else []
 
 
-def _content(container: Any, state: dict[str, Any], kind: type) -> Any:
-    """The nodes in the state of a container; None where it stands for None, for a reference or for ``???``."""
-    content = state["_content"]
-    if isinstance(content, kind):
-        return content
-    if content is not None and not isinstance(content, str):
-        raise pickle.UnpicklingError(f"not the content of a container: {type(content).__name__}")
-    container.instead = [content]
-    return None
+def _rebuild(found: Any, plain: dict[int, Any]) -> Any:
+    """*found* with what is in *plain* in the place of its parts: itself, unless it is a tuple or of omegaconf's."""
+    if isinstance(found, Attributes) and _of_omegaconf(found):
+        return plain[id(_parts(found)[0])] if _parts(found) else found
+    if isinstance(found, tuple):
+        changed = any(plain[id(part)] is not part for part in found)
+        return tuple(plain[id(part)] for part in found) if changed else found
+    if isinstance(found, list):
+        found[:] = [plain[id(part)] for part in found]
+    elif parts := _parts(found):
+        held = found if isinstance(found, dict) else vars(found)
+        for name, part in zip(list(held), parts, strict=True):
+            if plain[id(part)] is not part:
+                held[name] = plain[id(part)]
+    return found
 
 
-def _value(node: Any) -> Any:
-    """What a node in a container of omegaconf's stands for."""
-    if isinstance(node, Attributes) and "_val" in vars(node):
-        return vars(node)["_val"]
-    return node.instead[0] if isinstance(node, (_PlainDict, _PlainList)) and hasattr(node, "instead") else node
+def _of_omegaconf(found: Any) -> bool:
+    return type(found).__module__.startswith("omegaconf.")
 
 
 class _TypeName:

@@ -1,13 +1,11 @@
 """What config.json and the shapes of the tensors say of a model, as options of ours."""
 
-import dataclasses
-import enum
 import re
 from typing import Any, Callable
 
 from torch import Tensor
 
-from ..model.config import PMLMConfig
+from ..model.config import CHOICES
 from ..utils.errors import PMLMError
 
 # Hugging Face's names of activations -> fairseq's
@@ -99,13 +97,11 @@ def own_options(config: Config) -> dict[str, Any]:
     own, where = config.content.get(OWN, {}), f"{config.where}: {OWN}"
     if not isinstance(own, dict):
         raise PMLMError(f"{where} is {own!r}, not an object with {', '.join(OWN_OPTIONS)}")
-    kinds = {field.name: field.type for field in dataclasses.fields(PMLMConfig)}
     for name, value in own.items():
         if name not in OWN_OPTIONS:
             raise PMLMError(f"{where} has {name!r}, which is none of {', '.join(OWN_OPTIONS)}")
-        kind = kinds[name]
-        if isinstance(kind, type) and issubclass(kind, enum.Enum):
-            choices = [str(choice) for choice in kind]
+        choices = CHOICES.get(name)
+        if choices is not None:
             if value not in choices:
                 raise PMLMError(f"{where}: {name} is {value!r}, none of {', '.join(choices)}")
         elif value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):

@@ -180,8 +180,9 @@ def convert(
         state["output_layer.bias"][-1] += PSEUDO_BIAS
         report.notes.append("[P] starts as a copy of [MASK]; its output bias is 30 lower, for it is never predicted")
     # tied, it is the same tensor: saved once, under both names
-    output = separate[rows] if options["separate_output"] else state["backbone.embed_tokens.weight"]
-    state["output_layer.weight"] = output
+    state["output_layer.weight"] = state["backbone.embed_tokens.weight"]
+    if separate is not None and options["separate_output"]:
+        state["output_layer.weight"] = separate[rows]
     source.ignore_rest()
     return options, state, report
 

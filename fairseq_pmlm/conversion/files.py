@@ -65,7 +65,7 @@ def read_tensors(path: str) -> dict[str, Tensor]:
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise PMLMError(f"{path} is no index of shards: it has no weight_map from names to files")
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for shard in dict.fromkeys(weight_map.values()):
         if shard != os.path.basename(shard):
             raise PMLMError(f"{path}: the shard {shard!r} is not in the folder of the index")
@@ -97,7 +97,7 @@ def _read_file(path: str) -> dict[str, Tensor]:
         content = torch_load(path, map_location="cpu")
     except OSError as error:
         raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     if isinstance(content, dict):
         tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors or len(tensors) < len(content):

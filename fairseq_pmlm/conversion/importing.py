@@ -7,8 +7,6 @@ import re
 from typing import Any, Optional
 
 import torch
-from fairseq.dataclass.configs import CommonConfig
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from ..checkpoints import metadata
@@ -24,6 +22,7 @@ from ..utils import directories
 from ..utils.errors import PMLMError
 from ..utils.io import read_json
 from . import names, vocabulary
+from .common import COMMON
 from .convert import convert
 from .files import VOCABULARIES, locate, read_tensors
 
@@ -115,11 +114,10 @@ def fairseq_checkpoint(options: dict[str, Any], state: dict[str, Tensor], data: 
     """What ``fairseq-generate --path`` and ``fairseq-train --finetune-from-model`` read, before any training."""
     block = min(512, options["max_positions"])
     task = {"_name": "pmlm", "data": data, "objective": objective, "tokens_per_sample": block}
-    common = OmegaConf.to_container(OmegaConf.structured(CommonConfig), enum_to_str=True)  # tasks refer to it
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
     return {
         "args": None,
-        "cfg": {"common": common, "model": {"_name": "pmlm", **options}, "task": task},
+        "cfg": {"common": dict(COMMON), "model": {"_name": "pmlm", **options}, "task": task},
         "model": state,
         "criterion": None,
         "optimizer_history": [history],

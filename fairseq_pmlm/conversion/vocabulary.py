@@ -105,7 +105,8 @@ def row_symbols(tokenizer: Tokenizer, path: str) -> list[str]:
 
 def _place_pseudo(symbols: list[str], config: dict[str, Any], path: str) -> list[str]:
     """*symbols* with ``<pseudo>``, which has a row of its own behind all others, or in the place of ``<mask>``."""
-    mask, pseudo = config.get(MASK_KEY), config[PSEUDO_KEY]
+    mask: Any = config.get(MASK_KEY)
+    pseudo: Any = config[PSEUDO_KEY]
     symbols = [*symbols, "<pseudo>"]
     whole = all(isinstance(row, int) and not isinstance(row, bool) for row in (mask, pseudo))
     if not whole or {mask, pseudo} != {symbols.index("<mask>"), len(symbols) - 1}:

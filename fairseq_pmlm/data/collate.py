@@ -25,12 +25,12 @@ def collate(samples: list[dict], objectives: tuple[str, ...], pad: int) -> dict:
     pseudo = masked if objectives != ("ae",) else np.zeros_like(masked)
     parts = np.stack([context, pseudo, [len(s.tokens) for s in slots] - context - pseudo], axis=1)
     starts = np.cumsum([0, *parts.max(axis=0)])  # columns where context, [P] and originals start; and their end
-    context, width = int(starts[1]), int(masked.max())
+    length, width = int(starts[1]), int(masked.max())
     fields = np.zeros((4, len(slots), starts[-1]), np.int64)
     tokens, positions, segments, steps = fields
     tokens[:] = pad
-    positions[:, :context] = np.arange(context)  # under the padding too: attention wants all rows alike there
-    queries = np.full((len(slots), groups, width), context)  # of [P], padding must lie behind the context as well
+    positions[:, :length] = np.arange(length)  # under the padding too: attention wants all rows alike there
+    queries = np.full((len(slots), groups, width), length)  # of [P], padding must lie behind the context as well
     queries[:, : context_queries(objectives, 1)] = 0
     for row, s in enumerate(slots):
         own = np.stack(s[:4])
@@ -38,7 +38,7 @@ def collate(samples: list[dict], objectives: tuple[str, ...], pad: int) -> dict:
         for start, count in zip(starts, parts[row], strict=False):
             fields[:, row, start : start + count] = own[:, taken : taken + count]
             taken += count
-        columns = np.where(s.queries < s.context_length, s.queries, s.queries + context - s.context_length)
+        columns = np.where(s.queries < s.context_length, s.queries, s.queries + length - s.context_length)
         queries[row, :, : masked[row]] = columns.reshape(groups, -1)
     real = np.arange(width) < masked[:, None]
     select = [np.flatnonzero(real[:, None] & (np.arange(groups) == group)[:, None]) for group in range(groups)]
@@ -60,7 +60,7 @@ def collate(samples: list[dict], objectives: tuple[str, ...], pad: int) -> dict:
             "positions": torch.from_numpy(positions),
             "segments": torch.from_numpy(segments),
             "steps": torch.from_numpy(steps),
-            "context_length": context,
+            "context_length": length,
             "queries": torch.from_numpy(queries.reshape(len(slots), -1)),
             "context_queries": leading,
             "select": torch.from_numpy(np.concatenate(select)),

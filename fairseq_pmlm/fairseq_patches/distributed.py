@@ -291,7 +291,7 @@ def _spawned(index: int, parent: int, main, cfg, kwargs: dict) -> None:
 
     # to end with the process that has started this one: torch's SIGINT is ignored by what a script runs with "&", and
     # does not come where that process has ended already
-    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # type: ignore[attr-defined]  # torch has no stub
     if os.getppid() != parent:
         sys.exit("the process that has started this one is gone")
     with losses_named(cfg.distributed_training):

@@ -207,7 +207,7 @@ def order(iterator) -> int:
     if batches is not iterator.frozen_batches:
         batches, found = iterator.frozen_batches, zlib.crc32(f"{iterator.seed} ".encode())
         for batch in batches:
-            found = zlib.crc32(np.append(np.asarray(batch, np.int64), -1), found)
+            found = zlib.crc32(np.append(np.asarray(batch, np.int64), -1).tobytes(), found)
         iterator.pmlm_order = batches, found  # a training saves more often than its batches become others
     return found
 

@@ -1,10 +1,9 @@
 """Whether this process has trained: a training that ends without an update, and was not complete, has failed."""
 
-from collections.abc import Callable
-from typing import Optional
+from typing import Any
 
 # fairseq's function for --patience, which keeps its counts as attributes
-early_stopping: Optional[Callable] = None
+early_stopping: Any = None
 
 _begun = _complete = False
 _updates = 0

@@ -24,7 +24,9 @@ def cut(text: str, where: str) -> tuple[list[str], list[int]]:
     Raises:
         PMLMError: there is no gap, or one of no tokens; *where* (file, line) starts the message.
     """
-    parts, sizes, end = [], [], 0
+    parts: list[str] = []
+    sizes: list[int] = []
+    end = 0
     for match in GAP.finditer(text):
         number = (match[1] or ":1")[1:]
         if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 1000:
@@ -59,7 +61,8 @@ def encode(text: str, bpe, dictionary, where: str) -> tuple[np.ndarray, list[ran
     parts, sizes = cut(text, where)
     starts = (np.cumsum([len(part) for part in parts[:-1]]) + np.arange(len(sizes))).tolist()
     symbols, extents = bpe.encode_with_offsets(STAND_IN.join(parts))
-    tokens, gaps, blank = ["<s>"], [], False
+    tokens, blank = ["<s>"], False
+    gaps: list[range] = []
     for symbol, (begin, end) in zip(symbols, extents.tolist(), strict=True):
         inside = [gap for gap, start in enumerate(starts) if begin <= start < end]
         if not inside:

@@ -118,9 +118,9 @@ def with_masks(model: PMLM, texts: Sequence[Gapped]) -> tuple[Tensor, Tensor]:
     """Tokens, with [M] at the masked places, and segments: int64 (texts, longest) each, padded on the right."""
     rows = []
     for text in texts:
-        tokens = text.tokens.copy()
-        tokens[text.mask.positions] = model.dictionary.index("<mask>")
-        rows.append(torch.from_numpy(tokens))
+        masked = text.tokens.copy()
+        masked[text.mask.positions] = model.dictionary.index("<mask>")
+        rows.append(torch.from_numpy(masked))
     device = model.device
     tokens = pad_sequence(rows, batch_first=True, padding_value=model.dictionary.pad())
     segments = pad_sequence([torch.from_numpy(text.segments) for text in texts], batch_first=True)
@@ -170,8 +170,8 @@ def fill_at_once(model: PMLM, texts: Sequence[Gapped], beam: int, allowed: Tenso
 
 def split(tokens: Tensor, logprobs: Tensor, texts: int) -> list[list[Filling]]:
     """(texts x beams, masked) each, the best beam of a text first -> its fillings."""
-    tokens, logprobs = (x.cpu().numpy().reshape(texts, -1, x.size(1)) for x in (tokens, logprobs.double()))
-    return [list(map(Filling, *rows)) for rows in zip(tokens, logprobs, strict=True)]
+    parts = (x.cpu().numpy().reshape(texts, -1, x.size(1)) for x in (tokens, logprobs.double()))
+    return [list(map(Filling, *rows)) for rows in zip(*parts, strict=True)]
 
 
 def best_combinations(logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:

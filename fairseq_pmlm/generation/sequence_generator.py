@@ -183,7 +183,7 @@ class Ended:
         order = self.scores.argsort(dim=1, descending=True, stable=True)
         lengths = self.lengths.tolist()
         nothing = torch.empty(0)
-        found = []
+        found: list[list[Hypothesis]] = []
         for i, beams in enumerate(order.tolist()):
             found.append([])
             for j in beams:
@@ -350,8 +350,7 @@ class SequenceGenerator:
         sentences = len(src_tokens)
         self.suppressed = self.suppressed.to(device)
         limits = self.length_limits(src_lengths)
-        shortest, longest = limits.aminmax()
-        shortest, longest = int(shortest), int(longest)
+        shortest, longest = map(int, limits.aminmax())
 
         caches = [encode_source(model, src_tokens, src_lengths) for model in self.models]
         rows = torch.arange(sentences, device=device).repeat_interleave(beam)

@@ -25,6 +25,8 @@ class ClassificationHead(nn.Module):
         labels: names of the classes in their order; None where there are none (regression) or they are not known.
     """
 
+    facts: Tensor
+
     def __init__(
         self, dim: int, num_classes: int, inner_dim: int, dropout: float, labels: Optional[Iterable[str]] = None
     ):
@@ -56,12 +58,12 @@ class ClassificationHead(nn.Module):
         """How this head differs from that of which a checkpoint has *tensors*; None if they are of one kind."""
         there = ClassificationHead.sizes(tensors)
         here = ClassificationHead.sizes(self.state_dict())
-        for what, theirs, ours in zip(("classes", "hidden units"), there, here, strict=True):
-            if theirs != ours:
-                return f"{theirs} {what} there and {ours} here"
-        labels = metadata.from_tensor(tensors["facts"])["labels"]
-        if None not in (labels, self.labels) and labels != self.labels:
-            return f"the classes {', '.join(labels)} there and {', '.join(self.labels)} here"
+        for what, old, new in zip(("classes", "hidden units"), there, here, strict=True):
+            if old != new:
+                return f"{old} {what} there and {new} here"
+        theirs, ours = metadata.from_tensor(tensors["facts"])["labels"], self.labels
+        if theirs is not None and ours is not None and theirs != ours:
+            return f"the classes {', '.join(theirs)} there and {', '.join(ours)} here"
         return None
 
     @staticmethod

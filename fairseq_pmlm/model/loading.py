@@ -12,7 +12,7 @@ from ..checkpoints.architecture import check_sizes
 from ..checkpoints.safe_load import torch_load
 from ..utils.errors import PMLMError
 from . import config
-from .heads import KINDS
+from .heads import KINDS, ClassificationHead, SpanHead
 from .pmlm import PMLM, Symbols
 
 logger = logging.getLogger(__name__)
@@ -151,6 +151,7 @@ def settle_heads(model: PMLM, state_dict: dict[str, Tensor], where: str, finetun
             model.register_head(path, like)
             continue
         head = model.get_submodule(path)
+        assert isinstance(head, ClassificationHead | SpanHead)
         difference = head.differs(tensors)
         if difference and not finetuning:
             raise PMLMError(

@@ -91,6 +91,11 @@ class Backbone(nn.Module):
         self.offload_activations = cfg.offload_activations
         self.compiled = torch.compile(call, dynamic=True, fullgraph=True) if cfg.compile else call
 
+    def embed(self, tokens: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+        """int64 (batch, slots) each -> (batch, slots, dim)"""
+        x = self.embed_tokens(tokens) + self.embed_positions(positions) + self.embed_segments(segments)
+        return self.dropout(self.layernorm_embedding(x))
+
     def forward(
         self,
         tokens: Tensor,
@@ -118,8 +123,7 @@ class Backbone(nn.Module):
         Returns:
             (batch, slots or selected, dim)
         """
-        x = self.embed_tokens(tokens) + self.embed_positions(positions) + self.embed_segments(segments)
-        x = self.dropout(self.layernorm_embedding(x))  # (batch, slots, dim)
+        x = self.embed(tokens, positions, segments)
         if cache is None or not cache.keys:
             padding = tokens.eq(self.padding_idx)
             seen = visibility(padding, positions, steps, context_length, self.relative_bias, x.dtype)
@@ -151,7 +155,7 @@ def mark_layers(backbone: nn.Module) -> None:
     """
     for name, parameter in backbone.named_parameters():
         found = re.match(r"layers\.(\d+)\.", name)
-        parameter.param_group = f"layer{found[1]}" if found else "embeddings"
+        setattr(parameter, "param_group", f"layer{found[1]}" if found else "embeddings")  # noqa: B010 (torch's class)
 
 
 class OutputLayer(PackableLinear):
@@ -169,7 +173,7 @@ class OutputLayer(PackableLinear):
         self.activation_fn = ACTIVATIONS[str(cfg.activation_fn)]
         init_bert_weights(self.dense, cfg.init_std)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # the activation comes before this product
         """(..., dim) -> logits (..., types)"""
         return super().forward(self.transform(x))
 

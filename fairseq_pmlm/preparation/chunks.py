@@ -108,7 +108,7 @@ def cut(paths: list[str], documents: str) -> Iterator[Chunk]:
                     size += len(raw)
                     blank = is_blank(raw)
                 raw = b"".join(parts)
-                ends = not stream.peek(1)
+                ends = not stream.peek(1)  # type: ignore[attr-defined]  # plain and gzip files have it, BinaryIO lacks it
                 yield Chunk(file, path, offset, line, inside, ends, documents, raw)
                 if documents == "blocks":
                     last = raw[raw.rfind(b"\n", 0, -1) + 1 :]

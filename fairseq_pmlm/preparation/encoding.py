@@ -1,13 +1,16 @@
-"""Chunks of a surveyed corpus to fairseq's memory-mapped data sets, encoded by many processes, written by one."""
+"""Text to fairseq's memory-mapped data sets: encoded by many processes, written by one.
 
+A corpus comes in chunks that were surveyed, with documents; anything else in lines, of one part or more.
+"""
+
+import functools
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Iterable, Iterator
+from typing import Generator, Iterable
 
 import numpy as np
-from fairseq.data.indexed_dataset import best_fitting_int_dtype
 
-from ..data.mmap_writer import MMapWriter
+from ..data.indexed import MMapWriter, best_fitting_int_dtype
 from ..tokenizers import files as tokenizer_files
 from ..tokenizers.symbols import FAIRSEQ_SYMBOLS, UNK, all_symbols
 from ..utils.io import Counts
@@ -15,12 +18,13 @@ from ..utils.workers import in_order
 from . import chunks
 from .survey import DUPLICATE, Survey
 
-EOS_ID, UNK_ID = FAIRSEQ_SYMBOLS.index("</s>"), FAIRSEQ_SYMBOLS.index(UNK)
+EOS = "</s>"
+EOS_ID, UNK_ID = FAIRSEQ_SYMBOLS.index(EOS), FAIRSEQ_SYMBOLS.index(UNK)
 
 
 @dataclass
 class Written:
-    """What became of documents of one fate."""
+    """What became of documents of one fate, or of lines."""
 
     documents: int = 0
     lines: int = 0  # as fairseq counts them, with the empty ones between documents
@@ -36,13 +40,20 @@ class Written:
             mine = getattr(self, name)
             setattr(self, name, max(mine, value) if name == "longest" else mine + value)
 
+    def describe_unknown(self) -> str:
+        """For example ``2 (0.31%)``."""
+        return f"{self.unknown} ({self.unknown / max(self.tokens, 1):.2%})"
+
 
 @dataclass
 class Part:
-    """Encoded lines of a chunk."""
+    """Encoded lines, one after the other.
 
-    tokens: np.ndarray | None = None
-    sizes: np.ndarray | None = None
+    tokens: numbers of the dictionary, each line with its </s>. sizes: int32 (lines,), how many each has.
+    """
+
+    tokens: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    sizes: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     before: bool = False  # a document ends before the first of them
     after: bool = False  # one ends after the last of them
     texts: list[str] = field(default_factory=list)  # symbols of each, if asked for
@@ -72,7 +83,8 @@ class Encoder:
                 lines.append(line)
             else:
                 part.written.duplicate_lines += bool(line) and fate == DUPLICATE
-        numbers, sizes = [], []
+        numbers: list[int] = []
+        sizes: list[int] = []
         for line, found in zip(lines, self.bpe.encode_lines(lines), strict=True):
             if not line:
                 part.after = bool(sizes)
@@ -90,6 +102,25 @@ class Encoder:
                 sizes.append(len(found) + 1)
                 if with_text:
                     part.texts.append(self.bpe.encode(line))
+        return self.fill(part, numbers, sizes)
+
+    def encode_lines(self, lines: list[tuple[str, ...]], with_text: bool = False) -> Part:
+        """Encode clean lines of equally many parts each, with ``</s>`` between the parts of a line."""
+        part, count = Part(), len(lines[0])
+        numbers: list[int] = []
+        sizes: list[int] = []
+        found = self.bpe.encode_lines([text for line in lines for text in line])
+        for pieces in zip(*[iter(found)] * count, strict=True):
+            for piece in pieces:
+                numbers += piece
+                numbers.append(self.end)
+            sizes.append(sum(map(len, pieces)) + count)
+        if with_text:
+            part.texts = [f" {EOS} ".join(map(self.bpe.encode, line)) for line in lines]
+        return self.fill(part, numbers, sizes)
+
+    def fill(self, part: Part, numbers: list[int], sizes: list[int]) -> Part:
+        """Give *part* its tokens, and count them; *numbers* are the tokenizer's own."""
         part.tokens, part.sizes = self.table[np.array(numbers, np.int64)], np.array(sizes, np.int32)
         part.written.lines = len(sizes)
         part.written.tokens = len(numbers) - len(sizes)
@@ -107,12 +138,18 @@ def _start(model: str) -> None:
 
 
 def _encode(item: tuple[chunks.Chunk, bytes, int, bool]) -> Part:
+    assert _encoder is not None
     return _encoder.encode(item)
+
+
+def _encode_lines(lines: list[tuple[str, ...]], with_text: bool) -> Part:
+    assert _encoder is not None
+    return _encoder.encode_lines(lines, with_text)
 
 
 def encode(
     survey: Survey, rows: list[int], fate: int, model: str, workers: int, with_text: bool = False
-) -> Iterator[Part]:
+) -> Generator[Part, None, None]:
     """Encoded lines of one chunk after the other.
 
     Args:
@@ -132,13 +169,32 @@ def encode(
         yield part
 
 
+def encode_lines(
+    batches: Iterable[list[tuple[str, ...]]], model: str, workers: int, with_text: bool = False
+) -> Generator[Part, None, None]:
+    """Encoded lines of one batch after the other; see :meth:`Encoder.encode_lines`.
+
+    Args:
+        batches: clean lines, in their parts; no batch is empty.
+        model: tokenizer file.
+        workers: number of processes.
+        with_text: keep the symbols as well.
+
+    Raises:
+        PMLMError: the tokenizer is broken, or a worker process was killed.
+    """
+    work = functools.partial(_encode_lines, with_text=with_text)
+    for _, part in in_order(work, batches, workers, _start, (model,)):
+        yield part
+
+
 def write(
     parts: Iterable[Part], prefix: str, types: int, counts: np.ndarray | None = None, text: str | None = None
 ) -> Written:
     """Write encoded lines to PREFIX.bin and PREFIX.idx.
 
     Args:
-        parts: of :func:`encode`, in order.
+        parts: of :func:`encode` or :func:`encode_lines`, in order.
         prefix: path without ending.
         types: size of the dictionary.
         counts: int64 (types,): how often each type occurs is added here, </s> apart.
@@ -147,14 +203,14 @@ def write(
     written, between = Written(), False
     separator = Part(np.array([EOS_ID]), np.array([1]), texts=[""], written=Written(lines=1))
     with ExitStack() as stack:
-        data = stack.enter_context(MMapWriter(prefix, types))
+        data = stack.enter_context(MMapWriter(prefix, best_fitting_int_dtype(types)))
         file = stack.enter_context(open(text, "w", encoding="utf-8", newline="\n")) if text else None
         for part in parts:
             between |= part.before
             written.add(part.written)
             if not len(part.sizes):
                 continue
-            for piece in (separator, part) if between and data.lines else (part,):
+            for piece in (separator, part) if between and data.items else (part,):
                 data.add(piece.tokens, piece.sizes)
                 if file:
                     file.writelines(f"{line}\n" for line in piece.texts)

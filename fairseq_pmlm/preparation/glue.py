@@ -144,7 +144,8 @@ def read(path: str, table: Table, counts: Counts, skip_malformed: bool = False, 
 
 def _read_table(path, table: Table, wanted: Sequence[str], counts: Counts, skip_malformed: bool, hint: str):
     counts.files += 1
-    places = width = None
+    places: list[int] = []
+    width = 0
     for number, line in read_lines(path, counts):
         cells = line.split("\t")
         if number == 1:
@@ -166,9 +167,7 @@ def _read_table(path, table: Table, wanted: Sequence[str], counts: Counts, skip_
 
 def has_column(path: str, table: Table, column: str) -> bool:
     """Whether the first record of a file has the *column*; see :func:`read`."""
-    lines = read_lines(path)
-    first = next((line for _, line in lines if line.strip()), "")
-    lines.close()
+    first = next((line for _, line in read_lines(path) if line.strip()), "")
     if is_json(path):
         try:
             return column in json.loads(first)
@@ -208,7 +207,8 @@ def check_label(record: Record, labels: Sequence[str]) -> None:
     """Raise PMLMError unless the label of *record* is one of *labels*; without any, a finite number (regression)."""
     if not labels:
         try:
-            finite = math.isfinite(float(record.label)) and "_" not in record.label  # which Python takes in numbers
+            label = record.label or ""
+            finite = math.isfinite(float(label)) and "_" not in label  # which Python takes in numbers
         except ValueError:
             finite = False
         if not finite:

@@ -1,7 +1,7 @@
 """Pairs of source and target in the formats that data sets are published in.
 
 Each reader yields the texts of a record as they are, and where they stand: cleaning, joining and what to do about empty
-ones is for ``scripts/prepare_seq2seq.py``.
+ones is for ``pmlm prepare pairs``.
 """
 
 from collections.abc import Iterator, Sequence

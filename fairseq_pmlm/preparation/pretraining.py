@@ -1,4 +1,4 @@
-"""From raw text to what ``fairseq-train`` reads, in steps that are done once: what ``prepare_pretraining.py`` does."""
+"""From raw text to what ``fairseq-train`` reads, in steps that are done once: what ``pmlm prepare text`` does."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Iterable, Iterator
+from typing import Any, Generator, Iterable
 
 import numpy as np
 from tqdm import tqdm
@@ -32,7 +32,7 @@ class Preparation:
     """The steps; each makes a folder below the root, or finds that it is there already.
 
     Args:
-        args: options of ``scripts/prepare_pretraining.py``.
+        args: options of ``pmlm prepare text``.
 
     Raises:
         PMLMError: a file is missing, or the tokenizer is broken.
@@ -131,7 +131,7 @@ class Preparation:
             raise PMLMError(f"--job: there is no plan in {self.root}; run the same command with --only-plan first")
         return done
 
-    def encode(self, found: Survey, rows: np.ndarray, fate: int, model: str, label: str) -> Iterator[tuple[int, Part]]:
+    def encode(self, found: Survey, rows: np.ndarray, fate: int, model: str, label: str) -> Generator[Part, None, None]:
         """Encoded chunks, with a progress bar; see :func:`fairseq_pmlm.preparation.encoding.encode`."""
         sizes = found.table["size"][rows].tolist()
         parts = encoding.encode(found, rows.tolist(), fate, model, self.args.workers, self.args.keep_encoded)
@@ -213,9 +213,7 @@ class Preparation:
         if args.keep_encoded:
             options = ["--only-source", "--srcdict", "dict.txt"]
             options += [f"--{name}pref={binarize.ENCODED}/{name}" for name in report["wrote"]]
-            print(
-                f"the same by fairseq's own command: {binarize.preprocess_command(args.destdir, options, args.workers)}"
-            )
+            binarize.print_command(args.destdir, options, args.workers, kept=True)
         print(f"{args.destdir} is ready for fairseq-train{'' if valid else NO_VALID}")
 
     def make_shards(self) -> None:
@@ -258,7 +256,7 @@ class Preparation:
 
     def total(self, found: Survey, folders: list[str]) -> dict[str, Any]:
         """What was read, written, and left out, of all *folders*."""
-        wrote = {}
+        wrote: dict[str, dict[str, Any]] = {}
         for folder in folders:
             for name, numbers in shards.read_report(folder).items():
                 total = wrote.setdefault(name, dict.fromkeys(numbers, 0))

@@ -72,7 +72,7 @@ def is_done(folder: str, options: dict[str, Any]) -> bool:
     before = read_json(os.path.join(folder, OPTIONS))
     advice = "give the same, choose another --destdir, or add --overwrite to start again"
     for name, value in json.loads(json.dumps(options)).items():
-        old = before.get(name)
+        old: Any = before.get(name)
         if name == FILES and old != value:
             changed = sorted(path for path in {*old, *value} if old.get(path) != value.get(path))
             what = (

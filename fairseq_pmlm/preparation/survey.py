@@ -67,8 +67,12 @@ def look(item: tuple[chunks.Chunk, int], seed: int, hashing: bool, sampling: boo
     """Count and hash the documents of a chunk, and draw lines of it: those whose number is at most *item*'s second."""
     chunk, limit = item
     found = Look(Counts())
-    keys, words, lines, pieces = [], [], [], []
-    documents, texts = [], []
+    keys: list[int] = []
+    words: list[str] = []
+    lines: list[int] = []
+    pieces: list[int] = []
+    documents: list[int] = []
+    texts: list[str] = []
     continues = chunk.inside
     for number, line in chunk.numbered_lines(found.counts):
         if not line:
@@ -109,7 +113,8 @@ class Sample:
 
     def __init__(self, size: int):
         self.size, self.limit = size, EVERYTHING
-        self.numbers, self.documents, self.texts = array("Q"), array("q"), []
+        self.numbers, self.documents = array("Q"), array("q")
+        self.texts: list[str] = []
 
     def add(self, found: Look, first: int) -> None:
         """Add lines of a chunk whose first document is number *first* of all."""
@@ -173,12 +178,14 @@ class Survey:
     def load(cls, folder: str) -> "Survey":
         """Read what :meth:`save` wrote; arrays stay in their files."""
         content = read_json(os.path.join(folder, "survey.json"))
-        arrays = [np.load(os.path.join(folder, f"{name}.npy"), mmap_mode="r") for name in ("table", "fates", "shards")]
+        table, fates, shards = (
+            np.load(os.path.join(folder, f"{name}.npy"), mmap_mode="r") for name in ("table", "fates", "shards")
+        )
         counts = {
             name: Counts(**count | {"replaced": Counter(count["replaced"])})
             for name, count in content["counts"].items()
         }
-        return cls(content["paths"], content["documents"], *arrays, counts)
+        return cls(content["paths"], content["documents"], table, fates, shards, counts)
 
 
 def survey(
@@ -211,7 +218,7 @@ def survey(
     paths = [*valid, *train]
     counts = {"train": Counts(), **({"valid": Counts()} if valid else {})}
     rows, lines_of_file = [], np.zeros(len(paths), np.int64)
-    keys, sample, unfinished, first = array("Q"), Sample(sample_size), None, 0
+    keys, sample, unfinished, first = array("Q"), Sample(sample_size), new_hash(b""), 0
     limited = ((chunk, sample.limit) for chunk in chunks.cut(paths, documents))
     work = functools.partial(look, seed=seed, hashing=deduplicate, sampling=sample_size > 0)
     size = sum(os.path.getsize(path) for path in paths if not path.endswith(".gz"))

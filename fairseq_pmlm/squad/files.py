@@ -35,7 +35,7 @@ def read_meta(folder: str) -> tuple[str, windows.Limits, dict[str, Any]]:
     """
     path = os.path.join(folder, META)
     if not os.path.isfile(path):
-        raise PMLMError(f"there is no {path}; prepare the data with scripts/prepare_squad.py")
+        raise PMLMError(f"there is no {path}; prepare the data with pmlm prepare squad")
     content = read_json(path)
     try:
         version, limits, parts = content["version"], windows.Limits(**content["limits"]), content["parts"]

@@ -96,17 +96,19 @@ class PMLMBaseTask(FairseqTask):
         name = args._name if OmegaConf.is_config(args) else args
         if name is not None and name not in ENCODERS:
             return super().build_bpe(args)
-        kind, option = ENCODERS.get(name, (None, None))
-        given = None
-        if option and OmegaConf.is_config(args) and option in args:  # "in" is False where it is missing ("???")
-            given = args[option]
-        if given and beside and os.path.isfile(given):
-            same = kind.file_name == os.path.basename(beside)
-            if not same or kind.fingerprint_file(given) != kind.fingerprint_file(beside):
-                option = option.replace("_", "-")
-                raise PMLMError(f"--{option} {given} is not the tokenizer that the data was prepared with, {beside}")
-        if given or (name and not beside):
-            return super().build_bpe(args)
+        if name is not None:
+            kind, option = ENCODERS[name]
+            # "in" is False where it is missing ("???")
+            given = args[option] if OmegaConf.is_config(args) and option in args else None
+            if given and beside and os.path.isfile(given):
+                same = kind.file_name == os.path.basename(beside)
+                if not same or kind.fingerprint_file(given) != kind.fingerprint_file(beside):
+                    raise PMLMError(
+                        f"--{option.replace('_', '-')} {given} is not the tokenizer that the data was prepared with, "
+                        f"{beside}"
+                    )
+            if given or not beside:
+                return super().build_bpe(args)
         return tokenizer_files.load(beside) if beside else None
 
     def load_binarized(self, prefix: str, combine: bool = False, scan: bool = True):

@@ -133,8 +133,8 @@ def check_options(options, types: int) -> None:
         raise PMLMError("--match-source-len: it goes beyond the longest target that the model has positions for")
     if get("retain_iter_history", False):
         raise PMLMError("--retain-iter-history: there are no iterations of refinement here")
-    names = ("max_len_a", "max_len_b", "min_len", "lenpen", "unkpen", "temperature", "no_repeat_ngram_size")
-    names += ("sampling", "sampling_topk", "sampling_topp")
+    names = ["max_len_a", "max_len_b", "min_len", "lenpen", "unkpen", "temperature", "no_repeat_ngram_size"]
+    names += ["sampling", "sampling_topk", "sampling_topp"]
     given = {name: get(name, None) for name in names}
     SearchOptions(beam=beam, **{name: value for name, value in given.items() if value is not None}).check(types)
     if not 1 <= nbest <= beam:

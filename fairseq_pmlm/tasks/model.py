@@ -9,7 +9,6 @@ from dataclasses import field, fields, make_dataclass
 from typing import Any, Optional
 
 import torch.nn.functional as F
-from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import (
     ARCH_CONFIG_REGISTRY,
@@ -31,7 +30,7 @@ from ..model.incremental import encode_source, next_logits
 from ..model.kernels.projection_loss import Losses
 from ..model.pmlm import HIDDEN, LOGITS, Predict
 from ..tokenizers import files as tokenizer_files
-from ..tokenizers.symbols import MADE_UP
+from ..tokenizers.dictionary import label_names
 from ..utils.errors import PMLMError
 
 CACHE = "pmlm"  # key of fairseq's incremental state
@@ -57,7 +56,7 @@ FairseqPMLMConfig = make_dataclass(
 class FairseqPMLM(PMLMModel, BaseFairseqModel):
     """A pseudo-masked language model for all of fairseq's entry points; its parameters are those of the plain model."""
 
-    def __init__(self, cfg: FairseqPMLMConfig, dictionary, tokenizer: Optional[str] = None):
+    def __init__(self, cfg: PMLMConfig, dictionary, tokenizer: Optional[str] = None):
         super().__init__(cfg, dictionary, tokenizer)
         self.labels: Optional[list[str]] = None  # of the classes, where the task has some
         # Views, not submodules: they own no parameters, and no key may stand twice in the state dict.
@@ -85,7 +84,7 @@ class FairseqPMLM(PMLMModel, BaseFairseqModel):
         """Add ``classification_heads.NAME``, as fairseq's ``sentence_prediction`` does; its classes are the task's."""
         super().register_classification_head(name, num_classes, inner_dim, labels or self.labels)
 
-    def forward(self, predict: Predict = LOGITS, **net_input):
+    def forward(self, predict: Predict = LOGITS, **net_input):  # type: ignore[override]  # fairseq's words
         """What *predict* asks for, of a batch in fairseq's words.
 
         Args:
@@ -132,12 +131,14 @@ class FairseqPMLM(PMLMModel, BaseFairseqModel):
                 predict = Predict(head=f"classification_heads.{classification_head_name}")
             elif features_only:
                 predict = HIDDEN
-            eos, segments = self.dictionary.eos(), self.cfg.num_segments
-            return text_slots(src_tokens, eos, segments, first_only=classification_head_name is not None), predict
+            first_only = classification_head_name is not None
+            return text_slots(src_tokens, self.dictionary.eos(), self.cfg.num_segments, first_only), predict
         if not self.training:  # corruption is for training, whatever the data set
             pseudo_tokens = shown_target = shown_source = None
         source = src_tokens if shown_source is None else shown_source
         target = prev_output_tokens if shown_target is None else shown_target
+        assert src_lengths is not None
+        assert prev_output_tokens is not None
         pad, segments = self.dictionary.pad(), (self.cfg.source_segment, self.cfg.target_segment)
         if self.cfg.finetune_mode == "causal":
             return causal_slots(source, src_lengths, target, pad, segments), predict
@@ -223,12 +224,6 @@ for _name, _shape in ARCHITECTURES.items():
     register_model_architecture("pmlm", _name)(architecture(*_shape))
 # register_model has given "pmlm" a function that does nothing: it is whatever the options say
 ARCH_CONFIG_REGISTRY["pmlm"] = architecture(*ARCHITECTURES["pmlm_base"])
-
-
-def label_names(dictionary: Dictionary) -> list[str]:
-    """The classes in a dictionary of labels, without what fairseq adds to it."""
-    symbols = dictionary.symbols[dictionary.nspecial :]
-    return [symbol for symbol in symbols if symbol != "<mask>" and not MADE_UP.fullmatch(symbol)]
 
 
 def task_labels(task) -> Optional[list[str]]:

@@ -27,7 +27,7 @@ class PMLMTaskConfig(PMLMBaseConfig):
         default=MISSING,
         metadata={"help": "data directories, separated by colons; training visits them one an epoch, round-robin"},
     )
-    objective: ChoiceEnum(list(OBJECTIVES)) = field(
+    objective: ChoiceEnum(list(OBJECTIVES)) = field(  # type: ignore[valid-type]  # a call makes the enum
         default="ae+par",
         metadata={
             "help": "ae: autoencoding, as in BERT; par: partially autoregressive, a block of masked tokens a step; "

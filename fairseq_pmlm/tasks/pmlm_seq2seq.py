@@ -7,7 +7,7 @@
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 from fairseq import utils
@@ -62,14 +62,14 @@ class PMLMSeq2SeqConfig(PMLMBaseConfig):
             "--random-token-prob say"
         },
     )
-    length_penalty_type: ChoiceEnum(LENGTH_PENALTIES) = field(
+    length_penalty_type: ChoiceEnum(LENGTH_PENALTIES) = field(  # type: ignore[valid-type]  # a call makes the enum
         default="fairseq",
         metadata={
             "help": "generation: what --lenpen means. fairseq: sum of log-probabilities / length ^ lenpen; wu: / ((5 + "
             "length) / 6) ^ lenpen, as in the published results, where 0 is the plain sum"
         },
     )
-    early_stop: ChoiceEnum(EARLY_STOPS) = field(
+    early_stop: ChoiceEnum(EARLY_STOPS) = field(  # type: ignore[valid-type]  # a call makes the enum
         default="fairseq",
         metadata={
             "help": "generation: when to stop early. fairseq: when --beam hypotheses have ended; exact: when "
@@ -96,7 +96,7 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
 
     def __init__(self, cfg: PMLMSeq2SeqConfig, dictionary):
         super().__init__(cfg, dictionary)
-        self.limits = None  # longest source and target; known once there is a model
+        self.limits: Optional[tuple[int, int]] = None  # longest source and target; known once there is a model
         self.cuts = ("none", "none")
         self.check_corruption()
         for name in ("target_mask_prob", "source_mask_prob"):
@@ -184,6 +184,7 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
             name: what to call it in messages.
             reserved: places that a symbol to be added will take.
         """
+        assert self.limits is not None, "there is no model yet"
         limit, keep = self.limits[side] - reserved, self.cuts[side]
         what = ("source", "target")[side]
         sizes = np.asarray(dataset.sizes)
@@ -220,7 +221,7 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         check_options(args, len(self.dictionary))
         if self.cfg.no_repeat_ngram_ignore and not getattr(args, "no_repeat_ngram_size", 0):
             raise PMLMError("--no-repeat-ngram-ignore belongs to --no-repeat-ngram-size, which is not given")
-        kwargs = {"tokens_to_suppress": SUPPRESSED}
+        kwargs: dict[str, Any] = {"tokens_to_suppress": SUPPRESSED}
         if seq_gen_cls is None:
             seq_gen_cls = Generator
             kwargs["length_penalty_type"] = self.cfg.length_penalty_type

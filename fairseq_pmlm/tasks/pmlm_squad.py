@@ -74,9 +74,12 @@ class PMLMSquadTask(PMLMBaseTask):
             )
         version, _, parts = read_meta(directory)
         sides = {side: self.load_binarized(f"{prefix}.{side}", scan=side != "extent") for side in SIDES}
+        question, passage, extent = (sides[side] for side in SIDES)
         dataset = SquadDataset(
             prefix,
-            *sides.values(),
+            question,
+            passage,
+            extent,
             self.dictionary,
             version,
             answered=bool(parts.get(split, {}).get("answered")),

@@ -65,7 +65,7 @@ def build_from(content: dict[str, Any], path: str) -> tokenizers.Tokenizer:
         odd = next((i for i, merge in enumerate(merges) if len(merge) != 2), None)
         if odd is not None:
             raise PMLMError(f"{beside}: merge {odd + 1}, {' '.join(merges[odd])!r}, is not a pair of pieces")
-        tokenizer = build(vocabulary, [tuple(merge) for merge in merges], prefix_space)
+        tokenizer = build(vocabulary, [(merge[0], merge[1]) for merge in merges], prefix_space)
     except PMLMError:
         raise
     except Exception as error:  # the library raises bare Exceptions

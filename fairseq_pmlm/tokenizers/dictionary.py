@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from ..utils.errors import PMLMError
 from ..utils.io import read_bytes, read_lines
 from . import files
 from .base import Tokenizer
-from .symbols import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, OVERWRITE
+from .symbols import EXTRA_SYMBOLS, FAIRSEQ_SYMBOLS, MADE_UP, OVERWRITE
 
 logger = logging.getLogger(__name__)
 
@@ -203,3 +204,9 @@ def load_vocabulary(folder: str) -> tuple[str, Tokenizer]:
     if read_dictionary(dictionary) != [*tokenizer.symbols, *EXTRA_SYMBOLS]:
         raise PMLMError(f"--vocab-from {folder}: dict.txt was not made from the {os.path.basename(path)} beside it")
     return dictionary, tokenizer
+
+
+def label_names(dictionary: Any) -> list[str]:
+    """The classes in a dictionary of labels, ours or fairseq's, without what fairseq adds to it."""
+    symbols = dictionary.symbols[dictionary.nspecial :]
+    return [symbol for symbol in symbols if symbol != "<mask>" and not MADE_UP.fullmatch(symbol)]

@@ -40,8 +40,8 @@ def original_offsets(text: str, spans: Sequence[tuple[int, int]], blank: Sequenc
     if len(clean) == len(text):
         return found
     # \r\n has become one space: where each character of the clean text stands in the original one
-    places = [i for i, c in enumerate(text) if not (c == "\n" and text[i - 1 : i] == "\r")]
-    places = np.array([*places, len(text)], np.int32)
+    kept = [i for i, c in enumerate(text) if not (c == "\n" and text[i - 1 : i] == "\r")]
+    places = np.array([*kept, len(text)], np.int32)
     empty = found[:, 0] == found[:, 1]
     ends = np.where(empty, places[found[:, 0]], places[np.maximum(found[:, 1], 1) - 1] + 1)
     return np.stack([places[found[:, 0]], ends], axis=1)

@@ -84,7 +84,7 @@ class SentencePiece(Tokenizer):
             found = self.model.EncodeAsOffsetMapping(clean)
             pieces, spans = found["pieces"], found["offsets"]
         else:
-            found = self.model.EncodeAsImmutableProto(clean).pieces
+            found = self.model.EncodeAsImmutableProto(clean).pieces  # type: ignore[attr-defined]  # not in new stubs
             pieces, spans = [piece.piece for piece in found], [(piece.begin, piece.end) for piece in found]
         return self.encode(text).split(), original_offsets(text, spans, [not piece.strip(SPACE) for piece in pieces])
 

@@ -17,7 +17,7 @@ import sys
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Iterable, Iterator, Optional
+from typing import Any, Iterable, Iterator, Optional
 
 from .errors import PMLMError, describe
 
@@ -89,7 +89,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 @contextlib.contextmanager
-def reading(path: str, content: Optional[bytes] = None) -> Iterator[BinaryIO]:
+def reading(path: str, content: Optional[bytes] = None) -> Iterator[io.BufferedIOBase]:
     """The bytes of a file, plain or ``.gz``; *content*: what :func:`read_bytes` has read of it already.
 
     Raises:
@@ -110,7 +110,7 @@ def reading(path: str, content: Optional[bytes] = None) -> Iterator[BinaryIO]:
         raise PMLMError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def read_line(stream: BinaryIO, path: str, number: int) -> bytes:
+def read_line(stream: io.BufferedIOBase, path: str, number: int) -> bytes:
     """Line *number* of a file, or what is left of it, with its line end; empty where the file ends.
 
     Raises:

@@ -47,7 +47,8 @@ class ElementDropout(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
-        return ElementDropout.factors(*ctx.saved_tensors, ctx.p, grad.dtype).mul_(grad), None
+        (bits,) = ctx.saved_tensors
+        return ElementDropout.factors(bits, ctx.p, grad.dtype).mul_(grad), None
 
     @staticmethod
     def factors(bits: Tensor, p: float, dtype: torch.dtype) -> Tensor:
@@ -104,7 +105,7 @@ class DroppedAttention(torch.autograd.Function):
         grad_over_sums, queries_over_sums, scale_over_sums = grad / sums, queries * (scale / sums), scale / sums
         of_queries, of_keys, of_values = (torch.empty_like(x) for x in (queries, keys, values))
         of_mask = grad.new_zeros(ctx.mask_shape) if ctx.needs_input_grad[3] else None
-        for at in groups(*weights.shape[:2], weights.size(2) * weights.size(3)):
+        for at in groups(weights.size(0), weights.size(1), weights.size(2) * weights.size(3)):
             e = weights[at]
             kept = e.clamp_min(0)
             of_values[at] = torch.bmm(kept.transpose(1, 2), grad_over_sums[at])

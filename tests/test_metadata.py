@@ -4,7 +4,7 @@ import pytest
 import torch
 from reference import small_dictionary, small_model
 
-from fairseq_pmlm.checkpoints import metadata as identity
+from fairseq_pmlm.checkpoints import metadata
 from fairseq_pmlm.tokenizers import files as tokenizer_files
 from fairseq_pmlm.utils.errors import PMLMError
 
@@ -21,18 +21,18 @@ CFG = SimpleNamespace(
 
 
 def facts(**changes):
-    return identity.facts(SimpleNamespace(**{**vars(CFG), **changes}), ["a", "b"], None)
+    return metadata.facts(SimpleNamespace(**{**vars(CFG), **changes}), ["a", "b"], None)
 
 
 def test_facts_survive_the_tensor():
     known = facts()
-    assert identity.from_tensor(identity.to_tensor(known)) == known
-    assert identity.to_tensor(known).dtype == torch.int64
+    assert metadata.from_tensor(metadata.to_tensor(known)) == known
+    assert metadata.to_tensor(known).dtype == torch.int64
 
 
 def test_equal_facts_pass():
-    identity.check(facts(), facts(), "x")
-    identity.check(facts(), facts(relative_position_max_distance=99), "x")  # it plays no part without the bias
+    metadata.check(facts(), facts(), "x")
+    metadata.check(facts(), facts(relative_position_max_distance=99), "x")  # it plays no part without the bias
 
 
 @pytest.mark.parametrize(
@@ -50,32 +50,32 @@ def test_equal_facts_pass():
 )
 def test_a_contradiction_names_both_values(change, named):
     with pytest.raises(PMLMError, match=named):
-        identity.check(facts(), facts(**change), "checkpoint x.pt")
+        metadata.check(facts(), facts(**change), "checkpoint x.pt")
 
 
 def test_symbols_are_compared_in_order():
-    one, two = identity.facts(CFG, ["a", "b"], None), identity.facts(CFG, ["b", "a"], None)
+    one, two = metadata.facts(CFG, ["a", "b"], None), metadata.facts(CFG, ["b", "a"], None)
     with pytest.raises(PMLMError, match="another dictionary"):
-        identity.check(one, two, "x")
-    assert identity.hash_symbols(["a\nb"]) != identity.hash_symbols(["a", "b", "c"])
+        metadata.check(one, two, "x")
+    assert metadata.hash_symbols(["a\nb"]) != metadata.hash_symbols(["a", "b", "c"])
 
 
 def test_tokenizers_are_compared_by_their_bytes(tmp_path, caplog):
     (tmp_path / "sentencepiece.model").write_bytes(b"one")
     assert tokenizer_files.find(f"{tmp_path}:/elsewhere") == str(tmp_path / "sentencepiece.model")
     assert tokenizer_files.find(str(tmp_path / "none")) is None
-    one = identity.facts(CFG, ["a"], str(tmp_path / "sentencepiece.model"))
+    one = metadata.facts(CFG, ["a"], str(tmp_path / "sentencepiece.model"))
     (tmp_path / "sentencepiece.model").write_bytes(b"two")
-    two = identity.facts(CFG, ["a"], str(tmp_path / "sentencepiece.model"))
+    two = metadata.facts(CFG, ["a"], str(tmp_path / "sentencepiece.model"))
     with pytest.raises(PMLMError, match="another tokenizer"):
-        identity.check(one, two, "x")
-    identity.check(one, identity.facts(CFG, ["a"], None), "x")
+        metadata.check(one, two, "x")
+    metadata.check(one, metadata.facts(CFG, ["a"], None), "x")
     assert "nothing to compare" in caplog.text
 
 
 def test_damaged_facts_are_refused():
     with pytest.raises(PMLMError, match="damaged"):
-        identity.from_tensor(torch.tensor([300, -1, 5]))
+        metadata.from_tensor(torch.tensor([300, -1, 5]))
 
 
 def test_a_foreign_checkpoint_is_named():

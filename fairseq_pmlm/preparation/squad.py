@@ -3,19 +3,21 @@
 import json
 import os
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from fairseq.data import Dictionary, indexed_dataset
 from tqdm import tqdm
 
+from ..data.indexed import MMapWriter, best_fitting_int_dtype
+from ..squad import windows
+from ..squad.files import META
+from ..squad.reader import Question, SquadFile
 from ..tokenizers.dictionary import load_vocabulary
+from ..tokenizers.symbols import all_symbols
 from ..utils.errors import PMLMError
 from ..utils.io import Counts
-from . import windows
-from .files import META
-from .reader import Question, SquadFile
+from .encoding import UNK_ID
 
 
 @dataclass
@@ -43,13 +45,13 @@ class Part:
         folder: the data-bin.
         name: of the part.
         bpe: tokenizer with ``encode_with_offsets``.
-        dictionary: fairseq dictionary.
+        ids: symbol -> number in the dictionary.
         limits: sizes of questions and windows.
         training: leave out questions whose answer no run of pieces spells, and take all others.
     """
 
-    def __init__(self, folder: str, name: str, bpe, dictionary, limits: windows.Limits, training: bool):
-        self.prefix, self.bpe, self.dictionary, self.limits = os.path.join(folder, name), bpe, dictionary, limits
+    def __init__(self, folder: str, name: str, bpe, ids: dict[str, int], limits: windows.Limits, training: bool):
+        self.prefix, self.bpe, self.ids, self.limits = os.path.join(folder, name), bpe, ids, limits
         self.training = training
         self.rows: list[tuple[int, ...]] = []
         self.prepared = Prepared()
@@ -61,17 +63,19 @@ class Part:
             PMLMError: see :meth:`~fairseq_pmlm.squad.reader.SquadFile.paragraphs`; a question is empty; nothing is left
                 of a passage; there are no questions.
         """
-        size = len(self.dictionary)
-        self.items = {
-            side: indexed_dataset.make_builder(f"{self.prefix}.{side}.bin", "mmap", vocab_size=size)
-            for side in ("question", "passage")
-        }
-        self.items["extent"] = indexed_dataset.MMapIndexedDatasetBuilder(f"{self.prefix}.extent.bin", dtype=np.int32)
-        with (
-            open(f"{self.prefix}.questions.jsonl", "w", encoding="utf-8") as self.questions,
-            open(f"{self.prefix}.passages.jsonl", "w", encoding="utf-8") as passages,
-            tqdm(desc=os.path.basename(self.prefix), unit=" questions", unit_scale=True, disable=None) as bar,
-        ):
+        with ExitStack() as stack:
+            tokens = best_fitting_int_dtype(len(self.ids))
+            types = {"question": tokens, "passage": tokens, "extent": np.int32}
+            self.items = {
+                side: stack.enter_context(MMapWriter(f"{self.prefix}.{side}", dtype)) for side, dtype in types.items()
+            }
+            self.questions, passages = (
+                stack.enter_context(open(f"{self.prefix}.{name}.jsonl", "w", encoding="utf-8"))
+                for name in ("questions", "passages")
+            )
+            bar = stack.enter_context(
+                tqdm(desc=os.path.basename(self.prefix), unit=" questions", unit_scale=True, disable=None)
+            )
             for paragraph in file.paragraphs():
                 bar.update(len(paragraph.questions))
                 if not paragraph.questions:
@@ -86,8 +90,6 @@ class Part:
                     passages.write(json.dumps({"passage": paragraph.passage}) + "\n")
                     self.prepared.passages += 1
                     self.prepared.pieces += len(symbols)
-        for side, builder in self.items.items():
-            builder.finalize(f"{self.prefix}.{side}.idx")
         prepared = self.prepared
         if not prepared.questions:
             raise PMLMError(f"{file.path}: no questions" + (" whose answer can be mapped" if prepared.left_out else ""))
@@ -131,12 +133,12 @@ class Part:
         return True
 
     def indices(self, symbols: list[str]) -> np.ndarray:
-        found = np.array([self.dictionary.index(symbol) for symbol in symbols], np.int64)
-        self.prepared.unknown += int((found == self.dictionary.unk()).sum())
+        found = np.array([self.ids.get(symbol, UNK_ID) for symbol in symbols], np.int64)
+        self.prepared.unknown += int((found == UNK_ID).sum())
         return found
 
     def add(self, side: str, item: np.ndarray) -> None:
-        self.items[side].add_item(torch.from_numpy(item))
+        self.items[side].add(item, np.array([len(item)]))
 
 
 def prepare(paths: dict[str, str], vocabulary: str, limits: windows.Limits, folder: str) -> dict[str, Prepared]:
@@ -155,14 +157,13 @@ def prepare(paths: dict[str, str], vocabulary: str, limits: windows.Limits, fold
     dictionary, bpe = load_vocabulary(vocabulary)
     shutil.copyfile(dictionary, os.path.join(folder, "dict.txt"))
     bpe.save(folder)
-    dictionary = Dictionary.load(dictionary)
+    ids = {symbol: number for number, symbol in enumerate(all_symbols(bpe.symbols))}
     files = {name: SquadFile(path, Counts(), answered=name != "test") for name, path in paths.items()}
     versions = {file.version: file.path for file in files.values()}
     if len(versions) > 1:
         raise PMLMError("; ".join(f"{path} is of version {version}" for version, path in versions.items()))
     done = {
-        name: Part(folder, name, bpe, dictionary, limits, training=name == "train").write(file)
-        for name, file in files.items()
+        name: Part(folder, name, bpe, ids, limits, training=name == "train").write(file) for name, file in files.items()
     }
     write_meta(folder, next(iter(versions)), limits, done)
     return done
