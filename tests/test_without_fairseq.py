@@ -152,7 +152,8 @@ def test_a_broken_fairseq_is_not_taken_for_an_absent_one(module, tmp_path):
     (tmp_path / "fairseq/__init__.py").write_text("")  # it can be imported, and what we need of it cannot
     done = python(f"import fairseq; import {module}", path=[tmp_path], check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("fairseq_pmlm: error: fairseq")
+    assert done.stderr.startswith("fairseq_pmlm: error: this fairseq is not one that fairseq_pmlm can patch")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_fairseq_is_not_imported():
@@ -173,7 +174,7 @@ registries = {
 }
 print(json.dumps({
     **{kind: sorted(map(str, registry)) for kind, registry in registries.items()},
-    "patched": sorted(replace.ORIGINALS), "read": checkpoint_utils.load_checkpoint_to_cpu.__module__,
+    "patched": sorted(replace.ORIGINALS), "reader": hasattr(checkpoint_utils.load_checkpoint_to_cpu, "pmlm_original"),
 }))
 """
 USER_DIR = f"import argparse; utils.import_user_module(argparse.Namespace(user_dir={str(ROOT / 'fairseq_pmlm')!r}))\n"
@@ -203,7 +204,8 @@ def test_registered(registered):
     assert {"pmlm_tiny", "pmlm_mini", "pmlm_small", "pmlm_base", "pmlm_large"} <= set(registered["architectures"])
     assert {"pmlm_wordpiece"} <= set(registered["bpe"])
     assert "rouge" in registered["scorers"]
-    assert registered["read"].startswith("fairseq_pmlm.")
+    assert "fairseq.data.data_utils.batch_by_size" in registered["patched"]
+    assert registered["reader"]
 
 
 @pytest.mark.slow
@@ -214,8 +216,9 @@ def test_any_order_registers_and_patches_the_same(order, registered):
 
 def read(path, queue):
     """What a spawned process sees of a checkpoint; see below."""
-    import fairseq_pmlm.tasks
     from fairseq import checkpoint_utils, tasks
+
+    import fairseq_pmlm.tasks
 
     state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
     queue.put((sorted(state["model"])[:1], "pmlm" in tasks.TASK_REGISTRY, fairseq_pmlm.__file__))
