@@ -183,6 +183,8 @@ ORDERS = {
     "a part of fairseq first": "from fairseq import checkpoint_utils\nimport fairseq_pmlm\n",
     "ours first": "import fairseq_pmlm, fairseq, fairseq_pmlm.tasks\n",
     "ours first, and its interface": "import fairseq_pmlm.interface, fairseq_pmlm.tasks\n",
+    "ours first, then any part of fairseq": "import fairseq_pmlm\nfrom fairseq.data import Dictionary\n",
+    "ours first, then --user-dir": f"from fairseq_pmlm import PMLMModel\nfrom fairseq import utils\n{USER_DIR}",
     "tasks alone": "import fairseq_pmlm.tasks\n",
     "a task": "from fairseq_pmlm.tasks.pmlm import PMLMTask\n",
     "--user-dir": f"from fairseq import utils\n{USER_DIR}",
