@@ -111,11 +111,11 @@ def on_gpus(cfg) -> bool:
 
 
 def keep_off_tpus(cfg) -> None:
-    """Set ``tpu`` to False wherever *cfg*, a DictConfig, holds it: ``common``, ``distributed_training`` and ``optimizer``.
+    """Set ``tpu`` to False wherever *cfg* holds it: ``common``, ``distributed_training`` and ``optimizer``.
 
     Why: fairseq's option parsing takes ``--bf16`` for a request to use TPUs, and the trainer then fails to find one.
     """
-    from omegaconf import DictConfig  # of fairseq's own needs, see import_fairseq
+    from omegaconf import DictConfig  # late: it comes with fairseq, and where that is missing, one line says so
 
     for key in cfg:
         node = cfg._get_node(key)  # as it is: values may be missing, or point at each other
