@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         status = PIPE_CLOSED
     except BaseException as end:
-        if not flush_output() and isinstance(end, SystemExit) and not end.code:  # --help
+        closed = not flush_output() or output_closed()  # argparse, which prints --help, keeps silent about it
+        if closed and isinstance(end, SystemExit) and not end.code:
             return PIPE_CLOSED
         raise
     return status if flush_output() or status else PIPE_CLOSED
