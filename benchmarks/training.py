@@ -91,9 +91,9 @@ def masked_lm_batch(sample, symbols) -> dict:
     """What fairseq's masked_lm would be given: the same corrupted text, the same tokens to predict."""
     net_input = sample["net_input"]
     tokens = net_input["tokens"][:, : net_input["context_length"]]
-    rows = net_input["wanted"] // net_input["queries"].size(1)
+    rows = net_input["select"] // net_input["queries"].size(1)
     target = torch.full_like(tokens, symbols.pad())
-    target[rows, net_input["queries"].flatten()[net_input["wanted"]]] = sample["target"]
+    target[rows, net_input["queries"].flatten()[net_input["select"]]] = sample["target"]
     return {"net_input": {"src_tokens": tokens}, "target": target, "ntokens": tokens.numel(), "nsentences": len(tokens)}
 
 

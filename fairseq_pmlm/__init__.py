@@ -1,7 +1,7 @@
 """Pseudo-masked language models (UniLMv2, arXiv 2002.12804) for fairseq: what ``--user-dir fairseq_pmlm`` imports.
 
-Where fairseq has been imported, importing the package mends it and registers tasks, criterions, models, tokenizers and
-scorers with it (:mod:`fairseq_pmlm.tasks`). Without fairseq, trained models can be used all the same:
+Where fairseq has been imported, or is imported later, it is mended, and tasks, criterions, models, tokenizers and
+scorers are registered with it (:mod:`fairseq_pmlm.tasks`). Without fairseq, trained models can be used all the same:
 ``fairseq_pmlm.PMLMModel.from_pretrained``.
 """
 
@@ -9,12 +9,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from ._version import __version__
+from .utils.after_import import AfterImport
 
 if TYPE_CHECKING:
     from .interface import PMLMModel
 
 if "fairseq" in sys.modules:
     from . import tasks  # noqa: F401
+else:
+    sys.meta_path.insert(0, AfterImport("fairseq", f"{__name__}.tasks"))
 
 __all__ = ["PMLMModel", "__version__"]
 

@@ -131,7 +131,7 @@ WITHOUT = """
     package.__path__ = [{package!r}]
     sys.modules["fairseq_pmlm"] = package
 
-    from fairseq_pmlm.checkpoints import architecture, safe_load, stand_ins
+    from fairseq_pmlm.checkpoints import architecture, context, metadata, safe_load, stand_ins
 
     found = safe_load.torch_load({path!r}, map_location="cpu")
     """

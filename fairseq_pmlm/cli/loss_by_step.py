@@ -79,8 +79,8 @@ def losses(model, task, dataset, max_tokens, device):
     for sample in tqdm(iterator, desc="measuring", unit="batch", leave=False):
         sample = utils.move_to_cuda(sample) if device == "cuda" else sample
         net_input = sample["net_input"]
-        masked, pseudo = net_input["queries"].flatten()[net_input["wanted"]].chunk(2)
-        rows = net_input["wanted"].chunk(2)[0] // net_input["queries"].size(1)
+        masked, pseudo = net_input["queries"].flatten()[net_input["select"]].chunk(2)
+        rows = net_input["select"].chunk(2)[0] // net_input["queries"].size(1)
         ae, par = (model(**net_input, target=sample["target"]).nll / math.log(2)).chunk(2)
         shown = net_input["tokens"][rows, masked].eq(task.dictionary.index("<mask>"))
         steps = -net_input["steps"][rows, pseudo]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from ..utils.errors import PMLMError, install_excepthook
+from ..utils.optional import missing
 
 # What a user types: the module here whose main(argv) it runs, and what it does.
 COMMANDS = {
@@ -30,14 +31,6 @@ COMMANDS = {
     "show-mask": ("show_mask", "draw who sees whom in an example"),
     "report": ("report", "draw logs of training as a page of HTML"),
     "seeds": ("seeds", "mean and standard deviation over trainings"),
-}
-# Packages that an installation may lack: the extra that brings them.
-EXTRAS = {
-    "fairseq": "fairseq",
-    "matplotlib": "plot",
-    "nltk": "metrics",
-    "rouge_score": "metrics",
-    "sacrebleu": "metrics",
 }
 # What a shell reports of a command that ended by these signals.
 INTERRUPTED, PIPE_CLOSED = 128 + 2, 128 + 13
@@ -64,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         status = PIPE_CLOSED
     except BaseException as end:
-        if not flush_output() and isinstance(end, SystemExit) and not end.code:  # --help
+        closed = not flush_output() or output_closed()  # argparse, which prints --help, keeps silent about it
+        if closed and isinstance(end, SystemExit) and not end.code:
             return PIPE_CLOSED
         raise
     return status if flush_output() or status else PIPE_CLOSED
@@ -79,10 +73,9 @@ def run(argv: list[str]) -> int:
         try:
             importlib.import_module(f"{__package__}.{module}").main(rest)
         except ModuleNotFoundError as error:
-            if error.name not in EXTRAS:
+            if (to_install := missing(error, f"pmlm {name}")) is None:
                 raise
-            extra = f"pip install 'fairseq-pmlm[{EXTRAS[error.name]}]'"
-            raise PMLMError(f"pmlm {name} needs {error.name}, which is not installed: {extra}") from error
+            raise to_install from error
         return 0
     if name in ("-h", "--help", "prepare -h", "prepare --help"):
         print(usage(name.startswith("prepare")))

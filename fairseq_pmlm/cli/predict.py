@@ -71,9 +71,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     arguments.add_out_argument(classes)
     answers = parser.add_argument_group("answers to SQuAD's questions")
     arguments.add_output_arguments(answers, required=False)
-    count = {"type": arguments.positive, "metavar": "N"}
-    answers.add_argument("--nbest", help="answers to keep of each question (default: 20)", **count)
-    answers.add_argument("--max-answer-length", help="longest answer in tokens (default: 30)", **count)
+    for option, text in (
+        ("--nbest", "answers to keep of each question (default: 20)"),
+        ("--max-answer-length", "longest answer in tokens (default: 30)"),
+    ):
+        answers.add_argument(option, type=arguments.positive, metavar="N", help=text)
     thresholds = answers.add_mutually_exclusive_group()
     thresholds.add_argument(
         "--threshold", type=float, metavar="P", help="version 2.0: no answer where the probability for that is above P"
@@ -206,7 +208,8 @@ def classify(args: argparse.Namespace, data: str) -> None:
         model.cuda()
     counts = Counts()
     table = glue.Table(tuple(args.texts or columns(source)), header=False)
-    texts = [record.texts for record in glue.read(source, table, counts)]
+    records = glue.read(source, table, counts)
+    texts = [(text, pair[0]) if pair else text for text, *pair in (record.texts for record in records)]
     if not texts:
         raise PMLMError(f"{source}: no texts")
     if counts.blank_lines:

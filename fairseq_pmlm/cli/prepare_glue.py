@@ -101,7 +101,8 @@ class Reader:
     def __init__(self, split: str, path: str, table: glue.Table, args: argparse.Namespace, bpe):
         self.split, self.path, self.table, self.bpe = split, path, table, bpe
         self.skip_empty, self.skip_malformed = args.skip_empty, args.skip_malformed
-        self.counts, self.labels = Counts(), Counter()
+        self.counts = Counts()
+        self.labels: Counter[str | None] = Counter()
         self.records = self.skipped = 0
 
     @property
@@ -128,7 +129,7 @@ class Reader:
             PMLMError: see :func:`glue.read` and :func:`glue.check_label`; no records at all.
         """
         names = [f"input{i}" for i in range(len(self.table.texts))]
-        sides = {name: [] for name in names}
+        sides: dict[str, list[str]] = {name: [] for name in names}
         rows, found = [], []
         for record in self.read():
             for name, text in zip(names, record.texts, strict=True):
@@ -147,7 +148,7 @@ class Reader:
                 write_text(os.path.join(folder, f"{self.split}.{name}.txt"), "".join(f"{text}\n" for text in texts))
 
 
-def find_labels(args: argparse.Namespace, inputs, bpe) -> tuple[str, ...]:
+def find_labels(args: argparse.Namespace, inputs: dict[str, tuple[str, glue.Table]], bpe) -> tuple[str, ...]:
     """The classes in their order; none for regression.
 
     Raises:
@@ -157,7 +158,8 @@ def find_labels(args: argparse.Namespace, inputs, bpe) -> tuple[str, ...]:
         return glue.TASKS[args.task].labels if args.task else ()
     labels = tuple(args.labels or ())
     if not labels:
-        reader = Reader("train", *inputs["train"], args, bpe)
+        path, table = inputs["train"]
+        reader = Reader("train", path, table, args, bpe)
         labels = tuple(sorted({record.label for record in reader.read()}))
         if not reader.records:
             raise PMLMError(f"{args.train}: no records with text")

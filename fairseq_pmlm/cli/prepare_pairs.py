@@ -42,10 +42,13 @@ SYMBOL = "</s>"
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = arguments.command_parser("prepare pairs", __doc__)
-    files = {"nargs": "+", "metavar": "FILE"}
-    parser.add_argument("--train", required=True, help="JSON lines, SQuAD's JSON, or sources and targets", **files)
-    parser.add_argument("--valid", help="the same for validation", **files)
-    parser.add_argument("--test", help="the same for generation", **files)
+    splits = {
+        "train": "JSON lines, SQuAD's JSON, or sources and targets",
+        "valid": "the same for validation",
+        "test": "the same for generation",
+    }
+    for name, text in splits.items():
+        parser.add_argument(f"--{name}", nargs="+", metavar="FILE", required=name == "train", help=text)
     parser.add_argument(
         "--format",
         choices=["lines", "squad"],

@@ -20,10 +20,12 @@ every question (spans.json), as a prediction that is empty already can gain noth
 import argparse
 import json
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ..scoring.base import Bootstrap, Scores
 from ..scoring.bleu import score_bleu, score_chrf
-from ..scoring.compare import compare
+from ..scoring.compare import Difference, compare
 from ..scoring.hypotheses import read_generate_output, read_segments
 from ..scoring.meteor import missing_meteor, score_meteor
 from ..scoring.presets import PRESETS, find_preset, prepare
@@ -94,7 +96,9 @@ def main(argv: list[str]) -> None:
         show(args, *score_texts(args, metrics, bootstrap))
 
 
-def show(args: argparse.Namespace, scores: dict[str, Scores], differences: dict, notes: list[str]) -> None:
+def show(
+    args: argparse.Namespace, scores: dict[str, Scores], differences: dict[str, Difference], notes: list[str]
+) -> None:
     """Print, and write to --save-json, what was found; arguments as :func:`score_texts` returns them."""
     result = json.dumps(as_json(scores, differences, notes))
     if args.save_json:
@@ -104,7 +108,7 @@ def show(args: argparse.Namespace, scores: dict[str, Scores], differences: dict,
 
 def score_texts(
     args: argparse.Namespace, metrics: list[str], bootstrap: Bootstrap
-) -> tuple[dict[str, Scores], dict, list[str]]:
+) -> tuple[dict[str, Scores], dict[str, Difference], list[str]]:
     """Scores of the hypotheses by metric, differences from those of --compare by score, and notes.
 
     Raises:
@@ -132,30 +136,39 @@ def score_texts(
         scores.append(found)
         notes += [f"{path}: {note}" for note in said] if len(systems) > 1 else said
     first, *others = scores
-    differences = {}
+    differences: dict[str, Difference] = {}
     for other in others:
         for metric in metrics:
             differences |= compare(first[metric], other[metric])
     return first, differences, notes
 
 
-def score_system(args, metrics, hypotheses, references, bootstrap):
-    """({metric: Scores}, notes) of one system."""
-    origin, notes = {}, []
+def score_system(
+    args: argparse.Namespace,
+    metrics: list[str],
+    hypotheses: list[str],
+    references: list[list[str]],
+    bootstrap: Bootstrap,
+) -> tuple[dict[str, Scores], list[str]]:
+    """Scores by metric, and notes, of one system."""
+    origin: Mapping[str, object] = {}
+    notes: list[str] = []
     tokenizer = {"tokenizer": args.tokenizer, "sentencepiece_model": args.sentencepiece_model}
-    rouge, bleu, words = {**tokenizer, "stem": args.stem}, tokenizer, tokenizer
+    rouge: Mapping[str, Any] = {**tokenizer, "stem": args.stem}
+    bleu: Mapping[str, Any] = tokenizer
+    words: Mapping[str, Any] = tokenizer
     if args.preset:
         texts = prepare(args.preset, hypotheses, references, args.word_limit)
         (hypotheses, references), origin, notes = texts.pair, texts.origin, texts.notes
         rouge, bleu, words = texts.preset.rouge, texts.preset.bleu, {"tokenizer": "none"}
-    score = {
-        "rouge": lambda *texts: score_rouge(*texts, **rouge, bootstrap=bootstrap, origin=origin),
-        "bleu": lambda *texts: score_bleu(*texts, **bleu, bootstrap=bootstrap, origin=origin),
-        "chrf": lambda *texts: score_chrf(*texts, bootstrap=bootstrap, origin=origin),
-        "meteor": lambda *texts: score_meteor(*texts, args.meteor, bootstrap=bootstrap, origin=origin),
-        "stats": lambda *texts: text_statistics(*texts, **words, origin=origin),
+    score: dict[str, Callable[[], Scores]] = {
+        "rouge": lambda: score_rouge(hypotheses, references, **rouge, bootstrap=bootstrap, origin=origin),
+        "bleu": lambda: score_bleu(hypotheses, references, **bleu, bootstrap=bootstrap, origin=origin),
+        "chrf": lambda: score_chrf(hypotheses, references, bootstrap=bootstrap, origin=origin),
+        "meteor": lambda: score_meteor(hypotheses, references, args.meteor, bootstrap=bootstrap, origin=origin),
+        "stats": lambda: text_statistics(hypotheses, references, **words, origin=origin),
     }
-    return {metric: score[metric](hypotheses, references) for metric in metrics}, notes
+    return {metric: score[metric]() for metric in metrics}, notes
 
 
 def check_options(args: argparse.Namespace, metrics: list[str]) -> None:

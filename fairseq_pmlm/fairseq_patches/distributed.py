@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from typing import Optional
 
 import torch
-from omegaconf import DictConfig
 
 from ..utils.errors import PMLMError, first_line
 from . import training_state
@@ -111,11 +110,13 @@ def on_gpus(cfg) -> bool:
     return torch.cuda.is_available() and not cfg.common.cpu
 
 
-def keep_off_tpus(cfg: DictConfig) -> None:
+def keep_off_tpus(cfg) -> None:
     """Set ``tpu`` to False wherever *cfg* holds it: ``common``, ``distributed_training`` and ``optimizer``.
 
     Why: fairseq's option parsing takes ``--bf16`` for a request to use TPUs, and the trainer then fails to find one.
     """
+    from omegaconf import DictConfig  # late: it comes with fairseq, and where that is missing, one line says so
+
     for key in cfg:
         node = cfg._get_node(key)  # as it is: values may be missing, or point at each other
         if isinstance(node, DictConfig) and not node._is_none():

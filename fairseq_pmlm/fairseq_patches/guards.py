@@ -4,6 +4,7 @@ import logging
 import re
 from typing import Any
 
+from ..tokenizers.dictionary import read_dictionary
 from ..utils.errors import PMLMError, first_line
 from .replace import Patch
 
@@ -28,8 +29,6 @@ def name_dictionary_lines() -> list[Patch]:
             except FileNotFoundError:
                 raise
             except Exception as error:
-                from ..tokenizers.dictionary import read_dictionary  # needs the tokenizers, which need fairseq
-
                 if not isinstance(f, str):  # fairseq's function calls itself; the outer call knows the name
                     raise
                 read_dictionary(f)  # names the line

@@ -170,7 +170,7 @@ def draw(runs: list[Run], title: str, keys: tuple[str, ...], unit: str, parts: t
             axes.spines[["top", "right"]].set_visible(False)
             if finite and min(finite) > 0 and max(finite) > 50 * sorted(finite)[len(finite) // 2]:
                 axes.set_yscale("log")  # one outlier would flatten the rest
-            if any(line.get_label()[0] != "_" for line in axes.lines):
+            if any(str(line.get_label())[0] != "_" for line in axes.lines):
                 axes.legend(frameon=False, fontsize=7)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
