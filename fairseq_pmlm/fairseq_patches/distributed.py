@@ -111,7 +111,7 @@ def on_gpus(cfg) -> bool:
 
 
 def keep_off_tpus(cfg) -> None:
-    """Set ``tpu`` to False wherever the DictConfig *cfg* has it: ``common``, ``distributed_training`` and ``optimizer``.
+    """Set ``tpu`` to False wherever the DictConfig *cfg* has it, in three groups of options.
 
     Why: fairseq's option parsing takes ``--bf16`` for a request to use TPUs, and the trainer then fails to find one.
     """
