@@ -17,6 +17,7 @@ from fairseq_pmlm import PMLMModel
 from fairseq_pmlm.conversion.export import export_checkpoint
 from fairseq_pmlm.conversion.importing import fairseq_checkpoint
 from fairseq_pmlm.model.config import PMLMConfig
+from fairseq_pmlm.tokenizers.files import fingerprint
 from fairseq_pmlm.tokenizers.symbols import write_dictionary
 from fairseq_pmlm.tokenizers.wordpiece import WordPiece
 from fairseq_pmlm.utils.batching import batches
@@ -53,7 +54,7 @@ def place(tmp_path_factory):
         "encoder_attention_heads": 2,
     }
     cfg = PMLMConfig(**options, max_positions=40, relative_positions=True)
-    model = PMLMModel(cfg, Dictionary.load(str(data / "dict.txt")), vocabulary)
+    model = PMLMModel(cfg, Dictionary.load(str(data / "dict.txt")), fingerprint(vocabulary))
     model.register_classification_head(HEAD, num_classes=2, labels=["0", "1"])
     model.register_classification_head("stars", num_classes=1)
     for parameter in model.parameters():

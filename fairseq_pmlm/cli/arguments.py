@@ -92,7 +92,7 @@ def add_output_arguments(parser: ArgumentGroup, required: bool = True) -> None:
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
-    """Those, and what comes with calling ``fairseq-preprocess``."""
+    """Those, and ``--workers`` and ``--keep-encoded`` of all commands that encode text."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     add_output_arguments(parser)
     parser.add_argument(
