@@ -8,6 +8,7 @@ import pytest
 import torch
 from commands import OPTIMIZER, SMALL, USER_DIR, WORDS, call, command, load, logged
 
+from fairseq_pmlm.model.pmlm import Predict
 from fairseq_pmlm.tokenizers.symbols import write_dictionary
 from fairseq_pmlm.tokenizers.wordpiece import SPECIAL_PIECES, Settings, WordPiece
 from fairseq_pmlm.utils.errors import PMLMError
@@ -94,7 +95,7 @@ def test_the_span_head_reads_what_the_backbone_says(folder, trained):
     batch = dataset.collater([dataset[i] for i in range(5)])
     tokens = batch["net_input"]["src_tokens"]
     with torch.no_grad():
-        logits, _ = model(**batch["net_input"], spans=True)
+        logits, _ = model(Predict(head="span_head"), **batch["net_input"])
         for row in range(5):
             alone = dataset[row]["tokens"][None]
             ends = alone[0].eq(task.dictionary.eos()).nonzero().flatten()
