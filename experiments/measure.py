@@ -36,6 +36,7 @@ from fairseq_pmlm.data.collate import OBJECTIVES
 from fairseq_pmlm.data.pretraining_dataset import PMLMDataset
 from fairseq_pmlm.generation import infilling
 from fairseq_pmlm.generation.gaps import factorize
+from fairseq_pmlm.model.pmlm import Predict
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 from fairseq_pmlm.utils.io import keep_inputs, replacing
 
@@ -75,7 +76,7 @@ def validation_losses(model, dataset: PMLMDataset, batch_size: int, device: str)
         indices = range(start, min(start + batch_size, len(dataset)))
         sample = dataset.collater([dataset[i] for i in indices])
         sample = utils.move_to_cuda(sample) if device == "cuda" else sample
-        nll = model(**sample["net_input"], target=sample["target"]).nll.double().cpu().numpy() / math.log(2)
+        nll = model(Predict(target=sample["target"]), **sample["net_input"]).nll.double().cpu().numpy() / math.log(2)
         for name, part in zip(dataset.objectives, np.split(nll, len(dataset.objectives)), strict=True):
             found[name].append(part.astype(np.float32))
         for i in indices:  # what all variants have in common

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ..data.collate import OBJECTIVES
 from ..data.indexed import unigram_entropy
+from ..model.pmlm import Predict
 from ..tasks.pmlm import PMLMTask
 from ..utils.errors import PMLMError
 from ..utils.io import write_json
@@ -81,7 +82,7 @@ def losses(model, task, dataset, max_tokens, device):
         net_input = sample["net_input"]
         masked, pseudo = net_input["queries"].flatten()[net_input["select"]].chunk(2)
         rows = net_input["select"].chunk(2)[0] // net_input["queries"].size(1)
-        ae, par = (model(**net_input, target=sample["target"]).nll / math.log(2)).chunk(2)
+        ae, par = (model(Predict(target=sample["target"]), **net_input).nll / math.log(2)).chunk(2)
         shown = net_input["tokens"][rows, masked].eq(task.dictionary.index("<mask>"))
         steps = -net_input["steps"][rows, pseudo]
         yield torch.stack([steps[shown].double(), ae[shown].double(), par[shown].double()], dim=1).cpu().numpy()
