@@ -37,7 +37,7 @@ from fairseq_pmlm.criterions.pmlm_seq2seq import PMLMSeq2SeqCriterion
 from fairseq_pmlm.data.layout import visible
 from fairseq_pmlm.data.pair_dataset import Corruption, CutDataset, PseudoMaskedPairDataset
 from fairseq_pmlm.model.attention import Visibility
-from fairseq_pmlm.model.incremental import seq2seq_slots
+from fairseq_pmlm.model.batch_layout import seq2seq_slots
 
 SMOOTHING = 0.1
 
@@ -91,7 +91,7 @@ def authors_loss(model, sample, args, symbols):
             ("pseudo_tokens", args.target),
         )
     )
-    slots = seq2seq_slots(source, net_input["src_lengths"], previous, pad, model.pseudo_index, pseudo)
+    slots = seq2seq_slots(source, net_input["src_lengths"], previous, pad, model.pseudo_index, (0, 1), pseudo)
     tokens, steps = slots["tokens"], slots["steps"]
     hidden = ~visible(steps, steps) | tokens.eq(pad)[:, None]
     mask = torch.zeros(hidden.shape).masked_fill(hidden, -math.inf)[:, None]

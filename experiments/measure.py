@@ -76,8 +76,7 @@ def validation_losses(model, dataset: PMLMDataset, batch_size: int, device: str)
         indices = range(start, min(start + batch_size, len(dataset)))
         sample = dataset.collater([dataset[i] for i in indices])
         sample = utils.move_to_cuda(sample) if device == "cuda" else sample
-        losses = model(Predict(target=sample["target"]), **sample["net_input"])
-        nll = losses.nll.double().cpu().numpy() / math.log(2)
+        nll = model(Predict(target=sample["target"]), **sample["net_input"]).nll.double().cpu().numpy() / math.log(2)
         for name, part in zip(dataset.objectives, np.split(nll, len(dataset.objectives)), strict=True):
             found[name].append(part.astype(np.float32))
         for i in indices:  # what all variants have in common
