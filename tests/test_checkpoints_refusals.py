@@ -271,7 +271,7 @@ def test_unreadable_inputs_are_named(bert, monkeypatch):
         patch.setattr("fairseq_pmlm.conversion.files.torch_load", deny)
         check(bert, r"^cannot read .*pytorch_model\.bin: Permission denied")
     with monkeypatch.context() as patch:
-        patch.setattr("fairseq_pmlm.conversion.files.open", deny, raising=False)
+        patch.setattr("fairseq_pmlm.checkpoints.safe_load.open", deny, raising=False)
         check(bert, r"^cannot read .*pytorch_model\.bin: Permission denied")
     torch.save({1: torch.zeros(1)}, bert / "pytorch_model.bin")
     check(bert, "holds a dictionary with 1 instead of named tensors")
