@@ -25,7 +25,7 @@ import sys
 import time
 from unittest import mock
 
-import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+import fairseq_pmlm.tasks  # noqa: F401  (before fairseq, whose imports it keeps quiet)
 
 # isort: split
 import torch
@@ -34,8 +34,7 @@ from peers import describe_machine, dictionary, draw_ratios, print_ratios
 from torch import nn
 from training import blocks_of_text, build_pmlm, densely, pmlm_losses, training
 
-from fairseq_pmlm.model import attention
-from fairseq_pmlm.model import transformer as backbone
+from fairseq_pmlm.model import attention, transformer
 from fairseq_pmlm.model.kernels import linear, projection_loss
 from fairseq_pmlm.model.kernels.dropout import Dropout
 
@@ -62,7 +61,7 @@ def masks_for_each_layer(model):
     def forward(tokens, positions, segments, steps, context_length, queries, context_queries):
         x = net.embed(tokens, positions, segments)
         for layer in net.layers:
-            seen = backbone.visibility(
+            seen = transformer.visibility(
                 tokens.eq(net.padding_idx), positions, steps, context_length, net.relative_bias, x.dtype
             )
             last = (queries, context_queries) if layer is net.layers[-1] else ()

@@ -21,33 +21,26 @@ import resource
 import statistics
 import time
 
-import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+import fairseq_pmlm.tasks  # noqa: F401  (before fairseq, whose imports it keeps quiet)
 
 # isort: split
 import torch
 from fairseq.sequence_generator import SequenceGenerator
 from peers import build_fairseq, build_ours, describe_machine, dictionary, print_table, take_turns
 
-from fairseq_pmlm.generation.sequence_generator import Generator
+from fairseq_pmlm.tasks.generator import Generator
 
 
-def end_when_allowed(model, eos: int):
+def end_when_allowed(model, method: str, eos: int):
     """</s> is the likeliest token at every step; --min-len keeps it away until the output is as long as wanted."""
-    original = model.get_normalized_probs
+    original = getattr(model, method)
 
     def patched(*args, **kwargs):
         lprobs = original(*args, **kwargs)
         lprobs[..., eos] += 1000.0
         return lprobs
 
-    model.get_normalized_probs = patched
-
-
-def prepared(model, eos: int):
-    """*model* as fairseq-generate prepares it, and made to end."""
-    model.make_generation_fast_()
-    end_when_allowed(model, eos)
-    return model
+    setattr(model, method, patched)
 
 
 @torch.no_grad()
@@ -62,8 +55,9 @@ def generate_as_authors(model, tokens, beam, limit):
         for i, layer in enumerate(layers):
             attention = layer.self_attn
             seen = x if history is None else torch.cat([history[i], x], dim=1)
-            k, v = attention.keys_values(seen)
-            x = layer.feed_forward(x, attention.out_proj(attention.attend(attention.queries(x), k, v, mask)))
+            k, v = attention.project(seen, 1, 2)
+            (q,) = attention.project(x, 0, 0)
+            x = layer.feed_forward(x, attention.out_proj(attention.attend(q, k, v, mask)))
             hidden.append(x)
         return hidden
 
@@ -126,12 +120,13 @@ def setting(args, source, output, limit, beam):
         max_target_positions=limit + 1,
         relative_positions=args.relative_positions,
     )
-    model = prepared(model, symbols.eos())
+    model.make_generation_fast_()  # as fairseq-generate does
     tokens = torch.randint(4, args.types - 2, (args.sentences, source))
     tokens[:, 0], tokens[:, -1] = symbols.bos(), symbols.eos()
     sample = {"net_input": {"src_tokens": tokens, "src_lengths": torch.full((args.sentences,), source)}}
     options = {"beam_size": beam, "max_len_b": limit, "min_len": output - 1}
     search = Generator([model], symbols, tokens_to_suppress=("<s>", "<mask>", "<pseudo>"), **options)
+    end_when_allowed(search.generator, "log_probabilities", symbols.eos())
 
     def run(search=search, model=model):
         found = search.generate([model], sample)
@@ -147,7 +142,9 @@ def compare(args):
     layers, width = map(int, args.size.split("x"))
     systems = {"ours": run}
     if "fairseq" in args.systems:
-        peer = prepared(build_fairseq(layers, width, symbols), symbols.eos())
+        peer = build_fairseq(layers, width, symbols)
+        peer.make_generation_fast_()
+        end_when_allowed(peer, "get_normalized_probs", symbols.eos())
         peer_search = SequenceGenerator([peer], symbols, **options)
         systems["fairseq"] = lambda: run(peer_search, peer)
     if "authors" in args.systems:

@@ -17,7 +17,7 @@ import argparse
 import copy
 from argparse import Namespace
 
-import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+import fairseq_pmlm.tasks  # noqa: F401  (before fairseq, whose imports it keeps quiet)
 
 # isort: split
 import numpy as np

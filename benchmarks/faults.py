@@ -34,7 +34,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 
-import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+import fairseq_pmlm.tasks  # noqa: F401  (before fairseq, whose imports it keeps quiet)
 
 # isort: split
 import torch

@@ -3,7 +3,7 @@
 
     python benchmarks/finetuning.py --size 12x768 --rounds 3
 
-All systems see the same pairs: training pairs of --data (a directory of scripts/prepare_seq2seq.py), or random tokens
+All systems see the same pairs: training pairs of --data (a directory of pmlm prepare pairs), or random tokens
 with lengths drawn once, sources of half the limit to the limit, targets of a quarter to all of it. A step is forward,
 label-smoothed loss, backward and Adam, with dropout of 0.1 everywhere. The systems take turns on the same batches;
 times are medians over rounds:
@@ -21,7 +21,7 @@ import math
 import os
 from types import SimpleNamespace
 
-import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+import fairseq_pmlm.tasks  # noqa: F401  (before fairseq, whose imports it keeps quiet)
 
 # isort: split
 import numpy as np
@@ -37,7 +37,7 @@ from fairseq_pmlm.criterions.pmlm_seq2seq import PMLMSeq2SeqCriterion
 from fairseq_pmlm.data.layout import visible
 from fairseq_pmlm.data.pair_dataset import Corruption, CutDataset, PseudoMaskedPairDataset
 from fairseq_pmlm.model.attention import Visibility
-from fairseq_pmlm.model.incremental import seq2seq_slots
+from fairseq_pmlm.model.batch_layout import seq2seq_slots
 
 SMOOTHING = 0.1
 
@@ -91,7 +91,7 @@ def authors_loss(model, sample, args, symbols):
             ("pseudo_tokens", args.target),
         )
     )
-    slots = seq2seq_slots(source, net_input["src_lengths"], previous, pad, model.pseudo_index, pseudo)
+    slots = seq2seq_slots(source, net_input["src_lengths"], previous, pad, model.pseudo_index, (0, 1), pseudo)
     tokens, steps = slots["tokens"], slots["steps"]
     hidden = ~visible(steps, steps) | tokens.eq(pad)[:, None]
     mask = torch.zeros(hidden.shape).masked_fill(hidden, -math.inf)[:, None]

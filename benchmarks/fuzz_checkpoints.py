@@ -15,7 +15,7 @@ from fuzz_seeds import PIECES, Reader, folder_of, reader
 from safetensors.torch import save
 
 from fairseq_pmlm.conversion.importing import import_checkpoint
-from fairseq_pmlm.model import hub_interface as hub
+from fairseq_pmlm.interface import from_pretrained
 
 WIDTH, INNER, POSITIONS = 8, 12, 16
 
@@ -156,7 +156,7 @@ def fairseq_folder(folder):
 
 
 def load_for_use(folder):
-    hub.load(folder)
+    from_pretrained(folder)
 
 
 @reader("checkpoint")

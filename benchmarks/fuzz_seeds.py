@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-import fairseq_pmlm  # noqa: F401  (before fairseq)
+import fairseq_pmlm.tasks  # noqa: F401  (before fairseq)
 
 # isort: split
 import numpy as np
@@ -19,9 +19,10 @@ import torch
 from fairseq.data import indexed_dataset
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
+from fairseq_pmlm.conversion import vocabulary as imported
 from fairseq_pmlm.preparation import glue, pairs
 from fairseq_pmlm.preparation.squad import prepare
-from fairseq_pmlm.reporting import logs as training_logs
+from fairseq_pmlm.reporting import logs
 from fairseq_pmlm.scoring import hypotheses
 from fairseq_pmlm.squad import windows
 from fairseq_pmlm.squad.reader import SquadFile
@@ -29,9 +30,11 @@ from fairseq_pmlm.tasks.base import load_dictionary
 from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
 from fairseq_pmlm.tasks.pmlm_squad import PMLMSquadConfig, PMLMSquadTask
 from fairseq_pmlm.tokenizers import byte_bpe
+from fairseq_pmlm.tokenizers import dictionary as dictionaries
 from fairseq_pmlm.tokenizers import files as tokenizer_files
 from fairseq_pmlm.tokenizers.symbols import write_dictionary
 from fairseq_pmlm.utils import io as text
+from fairseq_pmlm.utils.errors import PMLMError
 
 LETTERS = [chr(c) for c in range(ord("a"), ord("z") + 1)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -223,7 +226,12 @@ def wordpiece_json(name):
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     vocab = "".join(f"{piece}\n" for piece in PIECES).encode()
     files = {"tokenizer.json": tokenizer.to_str().encode(), "vocab.txt": vocab}
-    return Reader(name, files, ("tokenizer.json",), use_tokenizer("vocab.txt"), "json", 300)
+
+    def read(folder):
+        use_tokenizer("vocab.txt")(folder)
+        imported.read(os.path.join(folder, "tokenizer.json"), {}).write(folder)
+
+    return Reader(name, files, ("tokenizer.json",), read, "json", 300)
 
 
 @reader("tokenizer.json, byte-level BPE")
@@ -248,7 +256,15 @@ def sentencepiece_model(name):
 @reader("dict.txt")
 def dictionary(name):
     files = {"dict.txt": "".join(f"w{i} {100 - i}\n" for i in range(20)).encode() + b"<mask> 1\n<pseudo> 1\n"}
-    return Reader(name, files, ("dict.txt",), lambda folder: len(load_dictionary(folder)), inputs=400)
+
+    def read(folder):
+        try:
+            ours = dictionaries.load_dictionary(folder)
+        except PMLMError:
+            ours = None
+        assert load_dictionary(folder) == ours  # fairseq's refuses and reads the same
+
+    return Reader(name, files, ("dict.txt",), read, inputs=400)
 
 
 def write_binarized(prefix, lines, dtype=np.uint16):
@@ -351,7 +367,7 @@ def training_log(name):
     lines += [json.dumps({"epoch": 1, "valid_loss": "8.5", "valid_num_updates": "8"}), f"{date}WARNING | x | careful"]
 
     def read(folder):
-        log = training_logs.read(os.path.join(folder, "train.log"))
+        log = logs.read(os.path.join(folder, "train.log"))
         log.tokens()
         log.curve("loss")
 

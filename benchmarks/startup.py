@@ -3,7 +3,7 @@
 
     python benchmarks/startup.py DATA --gigabytes 0.01 10
 
-DATA is a directory of scripts/prepare_pretraining.py; its training text is repeated until the binarized file has the
+DATA is a directory of pmlm prepare text; its training text is repeated until the binarized file has the
 size asked for. Files are made in --directory (default: where temporary files go), and removed.
 """
 
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+import fairseq_pmlm.tasks  # noqa: F401  (before fairseq, whose imports it keeps quiet)
 
 # isort: split
 import numpy as np

@@ -7,7 +7,7 @@
     python benchmarks/training.py --data-rate
     python benchmarks/training.py --lengths 512 1024 2048 --systems ours dense
 
-All systems see the same blocks of text with the same masks: blocks of --data (a directory of prepare_pretraining.py),
+All systems see the same blocks of text with the same masks: blocks of --data (a directory of pmlm prepare text),
 or random tokens. A step is forward, loss, backward and fairseq's Adam. The systems take turns on the same batches; what
 is printed are medians over rounds:
 
@@ -30,7 +30,7 @@ import tempfile
 import time
 from argparse import Namespace
 
-import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+import fairseq_pmlm.tasks  # noqa: F401  (before fairseq, whose imports it keeps quiet)
 
 # isort: split
 import numpy as np
@@ -91,9 +91,9 @@ def masked_lm_batch(sample, symbols) -> dict:
     """What fairseq's masked_lm would be given: the same corrupted text, the same tokens to predict."""
     net_input = sample["net_input"]
     tokens = net_input["tokens"][:, : net_input["context_length"]]
-    rows = net_input["wanted"] // net_input["queries"].size(1)
+    rows = net_input["select"] // net_input["queries"].size(1)
     target = torch.full_like(tokens, symbols.pad())
-    target[rows, net_input["queries"].flatten()[net_input["wanted"]]] = sample["target"]
+    target[rows, net_input["queries"].flatten()[net_input["select"]]] = sample["target"]
     return {"net_input": {"src_tokens": tokens}, "target": target, "ntokens": tokens.numel(), "nsentences": len(tokens)}
 
 

@@ -136,7 +136,7 @@ def _run(command: str, arguments: list[str], log: str, record: str, kill_at: int
     """fairseq's command in this process, recorded."""
     import importlib
 
-    import fairseq_pmlm  # noqa: F401
+    import fairseq_pmlm.tasks  # noqa: F401
 
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)

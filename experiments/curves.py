@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib
 
-from fairseq_pmlm.reporting import logs as training_logs
+from fairseq_pmlm.reporting import logs
 from fairseq_pmlm.utils.errors import PMLMError
 from fairseq_pmlm.utils.io import replacing
 
@@ -24,7 +24,7 @@ def read_curve(log: Path) -> list[dict]:
         PMLMError: the log has no validation.
     """
     curve, seconds = [], 0.0
-    for updates, values in sorted(training_logs.read(str(log)).parts.get("valid", {}).items()):
+    for updates, values in sorted(logs.read(str(log)).parts.get("valid", {}).items()):
         seconds += values["seconds"]
         losses = {name: values[f"{name}_loss"] for name in LOSSES if f"{name}_loss" in values}
         curve.append({"updates": updates, **losses, "seconds": round(seconds, 2)})

@@ -26,7 +26,7 @@ for model in pretrained scratch imported; do
     data=$OUT/data.${model/scratch/pretrained}
     history="$before $model ${DIGEST[$model]}"
     [ "$model" = scratch ] || step "data.$model" "Data for the ${model} model" "$data" \
-        python scripts/prepare_squad.py --train "$OUT/squad/train.json" --valid "$OUT/squad/valid.json" \
+        pmlm prepare squad --train "$OUT/squad/train.json" --valid "$OUT/squad/valid.json" \
         --vocab-from "${VOCAB[$model]}" --max-source-positions "${WINDOW:-256}" --doc-stride "${STRIDE:-96}" --max-question-positions 48 \
         --destdir "$data" --overwrite
     SCORES=() model_before=$history seeds=
@@ -37,13 +37,13 @@ for model in pretrained scratch imported; do
             --lr "${RATE[$model]}" --warmup-updates $(((UPDATES + 9) / 10)) --total-num-update "$UPDATES" \
             --max-update "$UPDATES" --batch-size "$BATCH" --disable-validation --log-interval 20
         step "answers.$model.$SEED" "Answers, $model, seed $SEED" "$OUT/answers.$model.$SEED" \
-            python scripts/predict_squad.py "$data" --path "$OUT/$model.$SEED/checkpoint_last.pt" \
+            pmlm predict "$data" --path "$OUT/$model.$SEED/checkpoint_last.pt" \
             --destdir "$OUT/answers.$model.$SEED"
         SCORES+=("$OUT/answers.$model.$SEED/scores.json") SYSTEMS+=("$model=$OUT/answers.$model.$SEED/predictions.json") seeds+=$history
     done
     history=$seeds all+=$seeds
     step "seeds.$model" "Over the seeds, $model" "$OUT/$model.seeds.md" \
-        python scripts/seeds.py "${SCORES[@]}" --out "$OUT/$model.seeds.md"
+        pmlm seeds "${SCORES[@]}" --out "$OUT/$model.seeds.md"
 done
 history=$all
 step table "Beside answers that need no model" "$OUT/table.md" \

@@ -21,13 +21,17 @@ from fairseq_pmlm.squad.reader import SquadFile
 from fairseq_pmlm.utils.errors import PMLMError
 from fairseq_pmlm.utils.io import Counts, read_json, read_records
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-PACKAGE = SCRIPTS.parent / "fairseq_pmlm"
+HERE = Path(__file__).resolve().parent
+PACKAGE = HERE.parent / "fairseq_pmlm"
 Command = list[str]
 
 
 def script(name: str, *words) -> Command:
-    return [sys.executable, str(SCRIPTS / name), *map(str, words)]
+    return [sys.executable, str(HERE / name), *map(str, words)]
+
+
+def pmlm(name: str, *words) -> Command:
+    return [sys.executable, "-m", "fairseq_pmlm", *name.split(), *map(str, words)]
 
 
 def fairseq(name: str, *words) -> Command:
@@ -91,7 +95,7 @@ class Classification(Task):
     def prepare(self, data: Path, vocab: Path, out: Path, gpu: bool) -> list[Command]:
         train, valid, test = self.files(data, "train.tsv", "valid.tsv", "test.tsv")
         tables = ("--no-header", "--texts", 1, "--label", 2, "--vocab-from", vocab, "--destdir", out, "--overwrite")
-        return [script("prepare_glue.py", "--train", train, "--valid", valid, "--test", test, *tables)]
+        return [pmlm("prepare glue", "--train", train, "--valid", valid, "--test", test, *tables)]
 
     def train(self, data: Path, gpu: bool) -> Command:
         return fairseq(
@@ -103,8 +107,8 @@ class Classification(Task):
     def answer(self, data: Path, checkpoint: Path, out: Path, machine: Sequence[str], gpu: bool) -> list[Command]:
         cpu = ("--cpu",) if "--cpu" in machine else ()
         return [
-            script("predict.py", data / "test.jsonl", "--path", checkpoint, "--data", data, "--format", "label",
-                   "--shorten-method", "truncate", "--out", out / "answers.txt", *cpu)
+            pmlm("predict", data / "test.jsonl", "--path", checkpoint, "--data", data, "--format", "label",
+                 "--shorten-method", "truncate", "--out", out / "answers.txt", *cpu)
         ]  # fmt: skip
 
     def score(self, data: Path, out: Path) -> np.ndarray:
@@ -126,8 +130,8 @@ class Generation(Task):
             "test.jsonl|pairs.test.jsonl|valid.jsonl",
         )
         return [
-            script("prepare_seq2seq.py", "--train", train, "--valid", valid, "--test", test,
-                   *self.KEYS.get(self.name, ()), "--vocab-from", vocab, "--destdir", out, "--overwrite")
+            pmlm("prepare pairs", "--train", train, "--valid", valid, "--test", test,
+                 *self.KEYS.get(self.name, ()), "--vocab-from", vocab, "--destdir", out, "--overwrite")
         ]  # fmt: skip
 
     def train(self, data: Path, gpu: bool) -> Command:
@@ -158,12 +162,12 @@ class Answers(Task):
         train, valid = self.files(data, "train.jsonl", "valid.jsonl")
         questions = out.with_name(out.name + ".squad")
         return [
-            script("experiments/fairytaleqa_squad.py", "convert", "--train", train, "--valid", valid,
+            script("fairytaleqa_squad.py", "convert", "--train", train, "--valid", valid,
                    "--destdir", questions),
-            script("prepare_squad.py", "--train", questions / "train.json", "--valid", questions / "valid.json",
-                   "--vocab-from", vocab, "--max-source-positions", self.source[gpu],
-                   "--doc-stride", self.source[gpu] * 3 // 8, "--max-question-positions", 32,
-                   "--destdir", out, "--overwrite"),
+            pmlm("prepare squad", "--train", questions / "train.json", "--valid", questions / "valid.json",
+                 "--vocab-from", vocab, "--max-source-positions", self.source[gpu],
+                 "--doc-stride", self.source[gpu] * 3 // 8, "--max-question-positions", 32,
+                 "--destdir", out, "--overwrite"),
         ]  # fmt: skip
 
     def train(self, data: Path, gpu: bool) -> Command:
@@ -171,7 +175,7 @@ class Answers(Task):
         return fairseq("train", data, "--user-dir", PACKAGE, *task)
 
     def answer(self, data: Path, checkpoint: Path, out: Path, machine: Sequence[str], gpu: bool) -> list[Command]:
-        return [script("predict_squad.py", data, "--path", checkpoint, "--destdir", out / "answers")]
+        return [pmlm("predict", data, "--path", checkpoint, "--destdir", out / "answers")]
 
     def score(self, data: Path, out: Path) -> np.ndarray:
         file = SquadFile(str(data.with_name(data.name + ".squad") / "valid.json"), Counts())

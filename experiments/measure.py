@@ -19,7 +19,7 @@ import math
 import sys
 from pathlib import Path
 
-import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+import fairseq_pmlm.tasks  # noqa: F401  (before fairseq, whose imports it keeps quiet)
 
 # isort: split
 import numpy as np
@@ -36,6 +36,7 @@ from fairseq_pmlm.data.collate import OBJECTIVES
 from fairseq_pmlm.data.pretraining_dataset import PMLMDataset
 from fairseq_pmlm.generation import infilling
 from fairseq_pmlm.generation.gaps import factorize
+from fairseq_pmlm.model.pmlm import Predict
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 from fairseq_pmlm.utils.io import keep_inputs, replacing
 
@@ -52,7 +53,7 @@ METHODS = {
 
 def parse_arguments(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("data", help="directory made by prepare_pretraining.py")
+    parser.add_argument("data", help="directory made by pmlm prepare text")
     parser.add_argument("--path", required=True, help="checkpoint of --task pmlm or pmlm_variants")
     parser.add_argument("--out", required=True, metavar="FILE", help=".npz file to write")
     parser.add_argument("--spans", type=int, default=200, help="spans of each length to fill (default: %(default)s)")
@@ -75,7 +76,7 @@ def validation_losses(model, dataset: PMLMDataset, batch_size: int, device: str)
         indices = range(start, min(start + batch_size, len(dataset)))
         sample = dataset.collater([dataset[i] for i in indices])
         sample = utils.move_to_cuda(sample) if device == "cuda" else sample
-        nll = model(**sample["net_input"], target=sample["target"]).nll.double().cpu().numpy() / math.log(2)
+        nll = model(Predict(target=sample["target"]), **sample["net_input"]).nll.double().cpu().numpy() / math.log(2)
         for name, part in zip(dataset.objectives, np.split(nll, len(dataset.objectives)), strict=True):
             found[name].append(part.astype(np.float32))
         for i in indices:  # what all variants have in common

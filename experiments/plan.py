@@ -7,7 +7,7 @@ from pathlib import Path
 
 from curves import read_curve
 from fairseq.data import Dictionary
-from finetuning_tasks import TASKS, Task, fairseq, script
+from finetuning_tasks import TASKS, Task, fairseq, pmlm, script
 from runner import Job
 from settings import LONGER, QUESTIONS, SYSTEMS, Setting
 
@@ -81,10 +81,9 @@ class Plan:
         return Job(
             "text",
             lambda: [
-                script("prepare_pretraining.py", "--text", *self.text, "--vocab-size", s.vocabulary,
-                       "--deduplicate",
-                       "--sentencepiece-lines", 200_000, "--valid-fraction", s.valid, "--destdir", self.corpus,
-                       *(("--character-coverage", 1) if s.vocabulary < 100 else ()), "--overwrite")
+                pmlm("prepare text", "--text", *self.text, "--vocab-size", s.vocabulary, "--deduplicate",
+                     "--sentencepiece-lines", 200_000, "--valid-fraction", s.valid, "--destdir", self.corpus,
+                     *(("--character-coverage", 1) if s.vocabulary < 100 else ()), "--overwrite")
             ],
             lambda: {
                 "kind": "text",
@@ -163,7 +162,7 @@ class Plan:
         needs = ["text"] if longer is None else ["text", f"{longer}.{seed}", f"ae+par.{seed}"]
         measures = folder / "measures.npz"
         measure = script(
-            "experiments/measure.py", self.corpus, "--path", model / "checkpoint_last.pt", "--out", measures, "--spans",
+            "measure.py", self.corpus, "--path", model / "checkpoint_last.pt", "--out", measures, "--spans",
             s.spans, *(("--cpu",) if "--cpu" in s.machine else ()),
         )  # fmt: skip
         return [

@@ -3,7 +3,7 @@
 
     python experiments/quality_table.py DATA --preset xsum --out table.md NAME=HYPOTHESES [NAME=HYPOTHESES ...]
 
-DATA is a directory of scripts/prepare_seq2seq.py with the splits train and test. Beside the systems stand the outputs
+DATA is a directory of pmlm prepare pairs with the splits train and test. Beside the systems stand the outputs
 of the first one in another order (what its style alone is worth), the first sentence of the source, the target of the
 training source most like it, and the one string that scores best on training targets.
 """

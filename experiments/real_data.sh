@@ -25,7 +25,7 @@ source scripts/steps.sh
 export OMP_NUM_THREADS=1
 HOURS=$(awk "BEGIN { print $MINUTES / 60 }")
 step data "Pairs" "$OUT/data" \
-    python scripts/prepare_seq2seq.py --train "$DATA/train.jsonl" --test "$DATA/valid.jsonl" "${KEYS[@]}" \
+    pmlm prepare pairs --train "$DATA/train.jsonl" --test "$DATA/valid.jsonl" "${KEYS[@]}" \
     --vocab-from "$(dirname "$CHECKPOINT")" --destdir "$OUT/data" --overwrite
 COMMON=(--user-dir fairseq_pmlm --cpu --disable-validation --no-epoch-checkpoints --optimizer adam --weight-decay 0.01
     --clip-norm 1.0 --lr-scheduler inverse_sqrt --stop-time-hours "$HOURS" --num-workers 0 --log-interval 20)
@@ -38,7 +38,7 @@ SEARCH=(--user-dir fairseq_pmlm --cpu --beam 5 --min-len $MIN_LEN --max-len-b $(
     --batch-size 16 --num-workers 0)
 step ours.generate "Ours: generation" "$OUT/ours.txt" \
     generate "$OUT/ours.txt" "$OUT/data" --task pmlm_seq2seq --path "$OUT/ours/checkpoint_last.pt" "${SEARCH[@]}"
-step ours.hyp "Ours: hypotheses" "$OUT/ours.hyp" python scripts/hypotheses.py "$OUT/ours.txt" --text "$OUT/ours.hyp"
+step ours.hyp "Ours: hypotheses" "$OUT/ours.hyp" pmlm hypotheses "$OUT/ours.txt" --out "$OUT/ours.hyp"
 # The same width, depth in all, vocabulary and tokens an update. Validation sets are for early stopping, which none has.
 step scratch "fairseq's Transformer from scratch" "$OUT/scratch" \
     fairseq_train "$OUT/logs/scratch.log" "$OUT/data" --task translation --source-lang src --target-lang tgt \
@@ -52,7 +52,7 @@ step scratch.generate "From scratch: generation" "$OUT/scratch.txt" \
     --path "$OUT/scratch/checkpoint_last.pt" --truncate-source --max-source-positions $SOURCE --bpe pmlm_wordpiece \
     --wordpiece-vocab "$OUT/data/vocab.txt" "${SEARCH[@]}"
 step scratch.hyp "From scratch: hypotheses" "$OUT/scratch.hyp" \
-    python scripts/hypotheses.py "$OUT/scratch.txt" --text "$OUT/scratch.hyp"
+    pmlm hypotheses "$OUT/scratch.txt" --out "$OUT/scratch.hyp"
 step table "Scores" "$OUT/table.md" \
     python experiments/quality_table.py "$OUT/data" --preset $PRESET --out "$OUT/table.md" \
     ours="$OUT/ours.hyp" "fairseq's Transformer from scratch"="$OUT/scratch.hyp"

@@ -21,10 +21,10 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 machine
 
 step english "General English" "$OUT/english" \
-    python scripts/prepare_pretraining.py --text "$TEXT/english" --vocab-size 12000 --sentencepiece-lines 300000 \
+    pmlm prepare text --text "$TEXT/english" --vocab-size 12000 --sentencepiece-lines 300000 \
     --deduplicate --valid-fraction 0.005 --workers 2 --destdir "$OUT/english" --overwrite
 step reviews "Reviews" "$OUT/reviews" \
-    python scripts/prepare_pretraining.py --text "$TEXT/reviews" --vocab-from "$OUT/english" --valid-fraction 0.02 \
+    pmlm prepare text --text "$TEXT/reviews" --vocab-from "$OUT/english" --valid-fraction 0.02 \
     --workers 2 --destdir "$OUT/reviews" --overwrite
 # pretrain DATA UPDATES LR WARMUP OPTION...
 pretrain() {

@@ -22,7 +22,7 @@ for model in pretrained scratch imported; do
     data=$OUT/data.${model/scratch/pretrained}
     history="$before $model ${DIGEST[$model]}"
     [ "$model" = scratch ] || step "data.$model" "Data for the $model model" "$data" \
-        python scripts/prepare_glue.py --train "$DATA/train.tsv" --valid "$DATA/valid.tsv" --test "$DATA/test.tsv" \
+        pmlm prepare glue --train "$DATA/train.tsv" --valid "$DATA/valid.tsv" --test "$DATA/test.tsv" \
         --no-header --texts 1 --label 2 --vocab-from "${VOCAB[$model]}" --destdir "$data" --overwrite
     model_before=$history
     for ((SEED = 1; SEED <= SEEDS; SEED++)); do
@@ -34,7 +34,7 @@ for model in pretrained scratch imported; do
             --batch-size "$BATCH" --no-last-checkpoints --best-checkpoint-metric accuracy \
             --maximize-best-checkpoint-metric --log-interval 50
         step "labels.$model.$SEED" "Labels, $model, seed $SEED" "$OUT/labels.$model.$SEED" \
-            python scripts/predict.py "$data/test.jsonl" --path "$RUN/checkpoint_best.pt" --data "$data" \
+            pmlm predict "$data/test.jsonl" --path "$RUN/checkpoint_best.pt" --data "$data" \
             --format label --out "$OUT/labels.$model.$SEED"
         all+=$history
     done

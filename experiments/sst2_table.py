@@ -12,8 +12,8 @@ import numpy as np
 from paired import difference
 
 from fairseq_pmlm.cli.arguments import positive
-from fairseq_pmlm.model.hub_interface import load
-from fairseq_pmlm.reporting import logs as training_logs
+from fairseq_pmlm.interface import from_pretrained
+from fairseq_pmlm.reporting import logs
 from fairseq_pmlm.scoring.hypotheses import read_segments
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
 from fairseq_pmlm.utils.io import read_records, write_text
@@ -33,7 +33,7 @@ def cost(log: Path) -> tuple[int, float]:
     Raises:
         PMLMError: it does not say.
     """
-    epochs = training_logs.read(str(log)).curve("train_wall", "train")
+    epochs = logs.read(str(log)).curve("train_wall", "train")
     if not epochs:
         raise PMLMError(f"{log}: no end of an epoch; is this the log of a finished training?")
     return epochs[-1][0], sum(seconds for _, seconds in epochs) / 60
@@ -55,7 +55,7 @@ def main(argv=None) -> None:
         correct[system] = [100.0 * np.array([a == b for a, b in zip(labels, wanted, strict=True)]) for labels in found]
         scores = [float(items.mean()) for items in correct[system]]
         costs = [cost(args.folder / "logs" / f"{run}.log") for run in runs]
-        model = load(str(args.folder / runs[0]), "checkpoint_best.pt", str(data)).model
+        model = from_pretrained(str(args.folder / runs[0]), "checkpoint_best.pt", str(data)).model
         size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         spread = f"{statistics.stdev(scores):.2f}" if len(scores) > 1 else "one seed"
         minutes = statistics.mean(spent for _, spent in costs)

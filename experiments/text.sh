@@ -9,7 +9,7 @@
 #   bash experiments/text.sh OUT [TEXT ...]
 #
 # TEXT are files or directories of more plain text, such as WikiText-2, added to OUT/text and OUT/english. All are for
-# --text of scripts/prepare_pretraining.py. Packages are downloaded into OUT, not installed.
+# --text of pmlm prepare text. Packages are downloaded into OUT, not installed.
 set -euo pipefail
 [ $# -ge 1 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 OUT=$(realpath -m "$1") NAME=text.sh MORE=()

@@ -14,7 +14,7 @@ from .utils.after_import import AfterImport
 if TYPE_CHECKING:
     from .interface import PMLMModel
 
-if "fairseq" in sys.modules:
+if sys.modules.get("fairseq"):
     from . import tasks  # noqa: F401
 else:
     sys.meta_path.insert(0, AfterImport("fairseq", f"{__name__}.tasks"))

@@ -87,11 +87,12 @@ def from_pretrained(folder: str, checkpoint_file: Optional[str] = None, data: Op
         raise PMLMError(f"{folder}: there is no {' or '.join(names)}")
     data = folder if data is None else os.fspath(data)
     dictionary = load_dictionary(data)
-    tokenizer = tokenizer_files.find(data)
-    if tokenizer is None:
+    tokenizer_file = tokenizer_files.find(data)
+    if tokenizer_file is None:
         raise PMLMError(f"{data}: there is no {' or '.join(tokenizer_files.KINDS)} beside dict.txt")
-    model, task = loading.load(path, dictionary, tokenizer, PMLMModel)
-    return PMLMInterface(model, dictionary, tokenizer_files.load(tokenizer), task).eval()
+    tokenizer = tokenizer_files.load(tokenizer_file)
+    model, task = loading.load(path, dictionary, tokenizer.fingerprint(), PMLMModel)
+    return PMLMInterface(model, dictionary, tokenizer, task).eval()
 
 
 class Filled(NamedTuple):

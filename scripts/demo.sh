@@ -51,13 +51,13 @@ else
     TEXT=$OUT/corpus/text
 fi
 step text "Vocabulary, and the pre-training text binarized" "$OUT/data/text" \
-    python scripts/prepare_pretraining.py --text "$TEXT" --vocab-size "$VOCAB" --sentencepiece-lines 100000 \
+    pmlm prepare text --text "$TEXT" --vocab-size "$VOCAB" --sentencepiece-lines 100000 \
     --destdir "$OUT/data/text" --overwrite
 step pairs "The pairs binarized" "$OUT/data/pairs" \
-    python scripts/prepare_seq2seq.py --train "$OUT/corpus/pairs.train.jsonl" --valid "$OUT/corpus/pairs.valid.jsonl" \
+    pmlm prepare pairs --train "$OUT/corpus/pairs.train.jsonl" --valid "$OUT/corpus/pairs.valid.jsonl" \
     --test "$OUT/corpus/pairs.test.jsonl" --vocab-from "$OUT/data/text" --destdir "$OUT/data/pairs" --overwrite
 step mask "A picture of one example: who sees whom" "$OUT/mask.png" \
-    python scripts/show_mask.py "$OUT/data/text" --tokens 32 --out "$OUT/mask.png"
+    pmlm show-mask "$OUT/data/text" --tokens 32 --out "$OUT/mask.png"
 
 # The published settings are for millions of updates on many GPUs; these are for minutes on two cores: a narrow model
 # needs a larger initial scale, heads half of which look nearby from the start, and no dropout or other noise to learn
@@ -93,7 +93,7 @@ trap - EXIT
 if [ -n "$threads" ]; then OMP_NUM_THREADS=$threads; else unset OMP_NUM_THREADS; fi
 cat "$OUT/logs/scratch.out"
 step bysteps "Pre-training losses by step of the factorization order" "$OUT/loss_by_step.json" \
-    python scripts/loss_by_step.py "$OUT/data/text" --path "$OUT/pretrain/checkpoint_last.pt" --json "$OUT/loss_by_step.json"
+    pmlm loss-by-step "$OUT/data/text" --path "$OUT/pretrain/checkpoint_last.pt" --save-json "$OUT/loss_by_step.json"
 step finetune "Fine-tuning the pre-trained model" "$OUT/finetune" \
     fairseq_train "$OUT/logs/finetune.log" "$OUT/data/pairs" "${SEQ2SEQ[@]}" "${FINETUNE[@]}" "${ADAM[@]}" \
     --finetune-from-model "$OUT/pretrain/checkpoint_last.pt" --save-dir "$OUT/finetune"

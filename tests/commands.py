@@ -1,5 +1,6 @@
-"""fairseq's real commands on a small text and small pairs, started as a user starts them."""
+"""fairseq's real commands, and ours, on a small text and small pairs, started as a user starts them."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
+from fairseq_pmlm.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 USER_DIR = ["--user-dir", str(ROOT / "fairseq_pmlm")]
@@ -33,6 +36,21 @@ def command(name, *args, cwd=None, check=True, stdin=None):
     if check:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done
+
+
+def pmlm(name, *args, stdin=None, check=True):
+    """Run ``pmlm NAME`` with *args* in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fairseq_pmlm", *name.split(), *map(str, args)],
+        cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def call(name, *args):
+    """Run ``pmlm NAME`` in this process, since a start takes seconds; raises what the command raises."""
+    importlib.import_module(f"fairseq_pmlm.cli.{COMMANDS[name][0]}").main([str(arg) for arg in args])
 
 
 def sentences(count, seed, low=4, high=14):

@@ -1,11 +1,11 @@
-"""Makes the helpers and the scripts importable, imports the extension as --user-dir does; one pre-trained and two
+"""Makes the helpers importable, imports the extension as --user-dir does; one pre-trained and two
 fine-tuned models for all tests of fairseq's commands, and one of fairseq's own translation."""
 
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "scripts"), str(HERE.parent / "scripts/demo")]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "scripts/demo")]
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -3,17 +3,17 @@
 import json
 import re
 import shlex
+from collections import Counter
 
 import numpy as np
 import pytest
 import sentencepiece
 import test_glue
 import torch
-from commands import command
+from commands import call, command
 from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
 from fairseq.data import Dictionary, indexed_dataset
-from test_extents import bpes  # noqa: F401
-from test_prepare import call
+from test_offsets import bpes  # noqa: F401
 from test_squad import squad_file
 
 from fairseq_pmlm.data.indexed import MMapWriter
@@ -41,9 +41,8 @@ def vocabulary(tmp_path_factory):
     )  # fmt: skip
     (folder / "sentencepiece.vocab").unlink()
     symbols = tokenizer_files.load(str(folder / "sentencepiece.model")).symbols
-    write_dictionary(
-        str(folder / "dict.txt"), symbols, {s: 17 * i for i, s in enumerate([*symbols, "<mask>"])} | {"<pseudo>": 0}
-    )
+    counts = Counter({symbol: 17 * i for i, symbol in enumerate(symbols)})
+    write_dictionary(str(folder / "dict.txt"), symbols, counts)
     return folder
 
 
@@ -83,7 +82,7 @@ def test_pairs_with_references_and_separators(vocabulary, tmp_path, workers, cap
     for separator in ("</s>", ","):
         folder = tmp_path / f"bin{ord(separator[0])}"
         call(
-            "prepare_seq2seq", *files, *keys, "--separator", separator, "--vocab-from", vocabulary, "--keep-encoded",
+            "prepare pairs", *files, *keys, "--separator", separator, "--vocab-from", vocabulary, "--keep-encoded",
             "--workers", workers, "--destdir", folder,
         )  # fmt: skip
         shown = commands_shown(capsys.readouterr().out, 1)[0]
@@ -99,7 +98,7 @@ def test_one_input_and_its_labels(vocabulary, tmp_path, capsys):
     rows = [f"{label}\t{line}\n" for label, line in zip(["b", "a", "é"] * 20, LINES, strict=False)]
     (tmp_path / "t.tsv").write_text("".join(rows), encoding="utf-8")
     call(
-        "prepare_glue", "--train", tmp_path / "t.tsv", "--no-header", "--texts", 2, "--label", 1, "--keep-encoded",
+        "prepare glue", "--train", tmp_path / "t.tsv", "--no-header", "--texts", 2, "--label", 1, "--keep-encoded",
         "--labels", "é", "b", "a", "--vocab-from", vocabulary, "--workers", 2, "--destdir", tmp_path / "bin",
     )  # fmt: skip
     for side, shown in zip(("input0", "label"), commands_shown(capsys.readouterr().out, 2), strict=True):
@@ -111,7 +110,7 @@ def test_two_inputs_and_two_validation_sets(vocabulary, tmp_path, capsys):
     for name, content in test_glue.PUBLISHED["MNLI"].items():
         test_glue.write(tmp_path / name, test_glue.rows_of(content))
     call(
-        "prepare_glue", "--task", "mnli", "--data", tmp_path, "--keep-encoded", "--vocab-from", vocabulary,
+        "prepare glue", "--task", "mnli", "--data", tmp_path, "--keep-encoded", "--vocab-from", vocabulary,
         "--workers", 1, "--destdir", tmp_path / "bin",
     )  # fmt: skip
     shown = commands_shown(capsys.readouterr().out, 3)
@@ -123,7 +122,7 @@ def test_two_inputs_and_two_validation_sets(vocabulary, tmp_path, capsys):
 def test_numbers_to_predict_stay_text(vocabulary, tmp_path, capsys):
     (tmp_path / "t.tsv").write_text("0.5\tthe cat\n-1\tsat\n")
     call(
-        "prepare_glue", "--train", tmp_path / "t.tsv", "--no-header", "--texts", 2, "--label", 1, "--keep-encoded",
+        "prepare glue", "--train", tmp_path / "t.tsv", "--no-header", "--texts", 2, "--label", 1, "--keep-encoded",
         "--regression", "--vocab-from", vocabulary, "--workers", 1, "--destdir", tmp_path / "bin",
     )  # fmt: skip
     assert len(check_bytes(tmp_path / "bin" / "input0", commands_shown(capsys.readouterr().out, 1)[0])) == 3
@@ -134,7 +133,7 @@ def test_numbers_to_predict_stay_text(vocabulary, tmp_path, capsys):
 def test_squad(vocabulary, tmp_path, version):
     """fairseq has no command for it, but a builder; the pieces are those of the tokenizer, one text at a time."""
     path, _ = squad_file(tmp_path, version)
-    call("prepare_squad", "--valid", path, "--vocab-from", vocabulary, "--destdir", tmp_path / "bin")
+    call("prepare squad", "--valid", path, "--vocab-from", vocabulary, "--destdir", tmp_path / "bin")
     bpe = tokenizer_files.load(str(vocabulary / "sentencepiece.model"))
     dictionary = Dictionary.load(str(vocabulary / "dict.txt"))
     theirs = {
@@ -161,7 +160,7 @@ def test_lines_of_every_tokenizer(bpes, kind, tmp_path, monkeypatch):  # noqa: F
     """By fairseq's binarizer, from the symbols; for any number of workers, in batches of any size."""
     model = str(tmp_path / kind)
     monkeypatch.setattr(tokenizer_files, "load", lambda *_: bpes[kind])
-    write_dictionary(str(tmp_path / "dict.txt"), bpes[kind].pieces)
+    write_dictionary(str(tmp_path / "dict.txt"), bpes[kind].symbols)
     dictionary = Dictionary.load(str(tmp_path / "dict.txt"))
     (tmp_path / "lines").write_text("".join(f"{line}\n" for line in LINES), encoding="utf-8")
     files = [str(tmp_path / "lines")] * 2

@@ -2,12 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from commands import ROOT, command, hypotheses, load
+from commands import ROOT, command, hypotheses, load, pmlm
 from fairseq.dataclass.configs import CommonConfig
 from foreign import (
     MODELS,
@@ -243,17 +241,17 @@ def test_unilm_equals_the_authors_scheme(relative, tmp_path):
 @pytest.mark.parametrize("relative", [False, True])
 def test_unilm_through_the_real_commands(relative, tmp_path):
     tensors, config = write_unilm(tmp_path, relative)
-    script = [sys.executable, ROOT / "scripts" / "import_checkpoint.py", "--checkpoint", tmp_path / "unilm2.bin"]
-    subprocess.run([*map(str, script), "--save-dir", tmp_path / "out"], check=True, capture_output=True)
+    pmlm("import", tmp_path / "unilm2.bin", "--save-dir", tmp_path / "out")
     generator = torch.Generator().manual_seed(1)
     words = [piece for piece in PIECES[6:] if piece.isalpha()]
     draw = [torch.randint(0, len(words), (n,), generator=generator).tolist() for n in (5, 11, 2, 8, 9, 3)]
     texts = [" ".join(words[i] for i in line) for line in draw]
     records = [{"src": a, "tgt": b} for a, b in zip(texts[::2], texts[1::2], strict=True)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    script = [sys.executable, ROOT / "scripts" / "prepare_seq2seq.py", "--train", tmp_path / "pairs.jsonl"]
-    script += ["--test", tmp_path / "pairs.jsonl", "--vocab-from", tmp_path / "out", "--destdir", tmp_path / "bin"]
-    subprocess.run(list(map(str, script)), check=True, capture_output=True)
+    pmlm(
+        *("prepare pairs", "--train", tmp_path / "pairs.jsonl", "--test", tmp_path / "pairs.jsonl"),
+        *("--vocab-from", tmp_path / "out", "--destdir", tmp_path / "bin"),
+    )
     options = ["--user-dir", ROOT / "fairseq_pmlm", "--task", "pmlm_seq2seq", "--path", tmp_path / "out" / "model.pt"]
     options += ["--cpu", "--batch-size", 2]
     scored = command("generate", tmp_path / "bin", *options, "--score-reference").stdout

@@ -4,13 +4,11 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from argparse import Namespace
 
 import pytest
 import torch
-from commands import OPTIMIZER, ROOT, USER_DIR, command, load, refused
+from commands import OPTIMIZER, USER_DIR, command, load, pmlm, refused
 from foreign import PIECES, save_by_transformers, write_unilm
 from safetensors.torch import load_file, save_file
 
@@ -294,8 +292,7 @@ def test_relative_positions_need_their_distance(tmp_path):
 
 
 def test_a_command_ends_in_one_line(bert):
-    script = [sys.executable, str(ROOT / "scripts" / "import_checkpoint.py"), "--checkpoint", str(bert)]
-    done = subprocess.run([*script, "--vocab", "x", "--save-dir", str(bert / "out")], capture_output=True, text=True)
+    done = pmlm("import", bert, "--vocab", "x", "--save-dir", bert / "out", check=False)
     refused(done, "--vocab x: no such file")
 
 

@@ -1,12 +1,12 @@
-"""From SQuAD's JSON to predictions through the scripts and fairseq's commands, as a user types them."""
+"""From SQuAD's JSON to predictions through our commands and fairseq's, as a user types them."""
 
 import json
-import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from commands import OPTIMIZER, SMALL, USER_DIR, WORDS, command, load, logged
+from commands import OPTIMIZER, SMALL, USER_DIR, WORDS, call, command, load, logged
 
 from fairseq_pmlm.tokenizers.symbols import write_dictionary
 from fairseq_pmlm.tokenizers.wordpiece import SPECIAL_PIECES, Settings, WordPiece
@@ -34,18 +34,13 @@ def questions(count, seed, answers=True):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, work):
     """A vocabulary like that of the pre-trained model, and prepared questions: 37 for validation."""
-    import prepare_squad
-
     folder = tmp_path_factory.mktemp("squad")
     (folder / "vocabulary").mkdir()
-    vocabulary = WordPiece([*SPECIAL_PIECES, *WORDS], Settings(True)).save(str(folder / "vocabulary"))
+    WordPiece([*SPECIAL_PIECES, *WORDS], Settings(True)).save(str(folder / "vocabulary"))
     write_dictionary(str(folder / "vocabulary" / "dict.txt"), WORDS)
     for name, count in (("train", 120), ("valid", 37)):
         (folder / f"{name}.json").write_text(questions(count, len(name)))
-    files = [f"--train={folder}/train.json", f"--valid={folder}/valid.json"]
-    prepare_squad.main(
-        [*files, "--vocab-from", os.path.dirname(vocabulary), "--destdir", str(folder / "data"), *LIMITS]
-    )
+    prepare(folder, folder / "data", f"--train={folder}/train.json", f"--valid={folder}/valid.json", *LIMITS)
     return folder
 
 
@@ -57,22 +52,11 @@ def trained(folder, pretrained):
     return folder / "model" / "checkpoint_best.pt", logged(done.stdout, "valid")[-1]
 
 
-def predict(folder, path, *options):
-    import predict_squad
-
+def predict(folder, path, *options, source=None):
+    """What ``pmlm predict`` writes for the validation questions, or those of the file *source*."""
     out = folder / "answers"
-    data = [
-        str(folder / "data"),
-        "--path",
-        str(path),
-        "--destdir",
-        str(out),
-        "--overwrite",
-        "--cpu",
-        "--batch-size",
-        "7",
-    ]
-    predict_squad.main([*data, *options])
+    questions = [source, "--data", folder / "data"] if source else [folder / "data"]
+    call("predict", *questions, "--path", path, "--destdir", out, "--overwrite", "--cpu", "--max-tokens", 280, *options)
     return {file.stem: json.loads(file.read_text()) for file in out.iterdir()}
 
 
@@ -96,12 +80,8 @@ def test_training_validation_and_prediction_agree(folder, trained, capsys):
     assert "37 questions" in printed
     assert "(best F1 on these very questions)" in printed
 
-    import score_squad
-
-    files = [
-        f"--{name}={folder}/answers/{file}.json" for name, file in (("predictions", "spans"), ("na-probs", "na_probs"))
-    ]
-    score_squad.main([f"--data={folder}/valid.json", *files, "--threshold=0.5", "--json"])
+    files = [f"--hyp={folder}/answers/spans.json", f"--na-probs={folder}/answers/na_probs.json"]
+    call("score", "--metric", "squad", f"--ref={folder}/valid.json", *files, "--threshold=0.5", "--json")
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again["scores"] == even["scores"]["scores"]
 
@@ -134,7 +114,7 @@ def test_raw_questions_without_answers(folder, trained, pretrained, capsys):
     predict(folder, path)
     threshold = json.loads((folder / "answers" / "threshold.json").read_text())["threshold"]
     (folder / "answers").rename(folder / "before")
-    found = predict(folder, path, "--input", str(folder / "new.json"), "--threshold-from", str(folder / "before"))
+    found = predict(folder, path, "--threshold-from", folder / "before", source=folder / "new.json")
     assert "scores" not in found
     assert found["threshold"] == {"threshold": threshold, "tuned": False}
     assert list(found["predictions"]) == [f"q{i}" for i in range(5)]
@@ -152,13 +132,31 @@ def test_raw_questions_without_answers(folder, trained, pretrained, capsys):
             predict(folder, path, *options)
     with pytest.raises(PMLMError, match="was trained for --task pmlm, not for --task pmlm_squad"):
         predict(folder, pretrained[0])
+    # what is asked for follows from the data directory
+    shutil.copytree(folder / "vocabulary", folder / "bare")
+    for arguments, message in [
+        ([folder / "data", "--path", path], "give --destdir DIR, for the answers"),
+        (
+            [folder / "data", "--path", path, "--out", "x"],
+            f"--out: is for classes and numbers, but {folder}/data",
+        ),
+        ([folder / "data", "--path", path, "--data", folder], f"{folder}/data is a data directory; leave --data out"),
+        (
+            [folder / "new.json", "--path", path, "--split", "valid"],
+            "--split valid: .*json is not a data directory",
+        ),
+        ([folder / "new.json", "--path", path, "--destdir", "x"], "--destdir: is for answers, but .* give --data DIR"),
+        (
+            [folder / "new.json", "--path", path, "--data", folder / "bare"],
+            "was trained for --task pmlm_squad, but",
+        ),
+    ]:
+        with pytest.raises(PMLMError, match=message):
+            call("predict", *arguments)
 
 
 def prepare(folder, out, *options):
-    import prepare_squad
-
-    arguments = ["--vocab-from", str(folder / "vocabulary"), "--destdir", str(out), *options]
-    prepare_squad.main(arguments)
+    call("prepare squad", "--vocab-from", folder / "vocabulary", "--destdir", out, *options)
 
 
 def test_prepare_names_what_is_wrong_and_leaves_nothing(folder, tmp_path):

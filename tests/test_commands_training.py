@@ -19,7 +19,7 @@ from commands import (
     pretrain,
 )
 
-from fairseq_pmlm.checkpoints import metadata as identity
+from fairseq_pmlm.checkpoints import metadata
 
 pytestmark = pytest.mark.slow
 
@@ -176,5 +176,5 @@ def test_user_dir_by_relative_path_from_the_checkout(work):
 def test_identity_survives_averaging(pretrained):
     stored = torch.load(pretrained[0], weights_only=False)["model"]["identity"]
     averaged = (stored.clone() + stored + stored) // 3
-    assert identity.from_tensor(averaged) == identity.from_tensor(stored)
-    assert identity.from_tensor(stored)["encoder_attention_heads"] == 2
+    assert metadata.from_tensor(averaged) == metadata.from_tensor(stored)
+    assert metadata.from_tensor(stored)["encoder_attention_heads"] == 2

@@ -190,7 +190,7 @@ def test_a_batch_holds_its_examples(objective):
     net_input = batch["net_input"]
     groups = objective.count("+") + 1
     width = net_input["queries"].size(1) // groups
-    wanted = net_input["wanted"]
+    wanted = net_input["select"]
     assert len(wanted) == len(batch["target"]) == len(wanted.unique())
     rows = wanted // (groups * width)
     assert batch["id"].tolist() == [3, 0, 7, 5]

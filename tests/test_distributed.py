@@ -22,8 +22,7 @@ from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 from fairseq_pmlm.checkpoints.safe_load import torch_load
-from fairseq_pmlm.fairseq_patches import distributed
-from fairseq_pmlm.fairseq_patches import training_state as progress
+from fairseq_pmlm.fairseq_patches import distributed, training_state
 from fairseq_pmlm.fairseq_patches.distributed import free_port
 from fairseq_pmlm.model.config import PMLMConfig
 from fairseq_pmlm.model.pmlm import Predict
@@ -50,7 +49,7 @@ def test_bf16_is_no_request_for_a_tpu(optimizer, monkeypatch, environment):
 
     def main(cfg, **kwargs):
         seen.append((cfg.common.bf16, cfg.common.tpu, cfg.distributed_training.tpu, cfg.optimizer.tpu))
-        progress.complete()
+        training_state.complete()
 
     utils.call_main(convert_namespace_to_omegaconf(args), main)
     assert seen == [(True, False, False, False)]
@@ -167,11 +166,11 @@ def config(**changes):
 
 def test_a_training_without_an_update_fails(environment):
     def nothing(cfg):
-        progress.begin()
+        training_state.begin()
 
     def something(cfg):
-        progress.begin()
-        progress.update()
+        training_state.begin()
+        training_state.update()
 
     with pytest.raises(PMLMError, match="nothing was trained: no update was made"):
         utils.call_main(config(), nothing)
@@ -191,11 +190,11 @@ def test_updates_are_counted_and_fillers_left_out():
         model=SimpleNamespace(train=list), criterion=SimpleNamespace(train=list),
         cfg=OmegaConf.create({"ema": {"store_ema": False}}),
     )  # fmt: skip
-    progress.begin()
+    training_state.begin()
     with pytest.raises(KeyboardInterrupt):
         Trainer.train_step(trainer, [{}, {"id": 1}])
     assert seen == [{"id": 1}]
-    assert not progress.trained_nothing()
+    assert not training_state.trained_nothing()
 
 
 @pytest.mark.parametrize(

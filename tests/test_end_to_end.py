@@ -112,7 +112,7 @@ def test_demo_on_ones_own_files(tmp_path):
         assert (out / name).stat().st_size > 50, name
     for name in ("pretrain", "finetune", "scratch"):
         assert (out / name / "checkpoint_last.pt").exists()
-    assert "+ python scripts/prepare_pretraining.py" in done.stdout
+    assert "+ pmlm prepare text" in done.stdout
     assert "ROUGE-1" in done.stdout
     tests = len((out / "corpus" / "pairs.test.jsonl").read_text().splitlines())
     assert len((out / "finetune.hyp.txt").read_text().splitlines()) == tests

@@ -1,4 +1,4 @@
-"""scripts/experiments: variants against slow references, jobs that are stopped and go on, the whole path as one
+"""experiments/: variants against slow references, jobs that are stopped and go on, the whole path as one
 command."""
 
 import json

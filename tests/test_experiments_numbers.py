@@ -1,4 +1,4 @@
-"""scripts/experiments: measures, curves and costs out of files, paired intervals, and what tables make of them."""
+"""experiments/: measures, curves and costs out of files, paired intervals, and what tables make of them."""
 
 import json
 import sys

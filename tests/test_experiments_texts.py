@@ -1,4 +1,4 @@
-"""scripts/experiments: text out of packages."""
+"""experiments/: text out of packages."""
 
 import gzip
 import re

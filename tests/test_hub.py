@@ -1,24 +1,23 @@
-"""A model from Python: against plain forwards, whatever shares its batch; the README's examples; predict.py."""
+"""A model from Python: against plain forwards, whatever shares its batch; the README's examples; pmlm predict."""
 
 import dataclasses
 import doctest
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import call, pmlm
 from fairseq.data import Dictionary
 from reference import forward, logits
 from test_heads import segments
-from test_prepare import call
 
 from fairseq_pmlm import PMLMModel
 from fairseq_pmlm.conversion.export import export_checkpoint
 from fairseq_pmlm.conversion.importing import fairseq_checkpoint
 from fairseq_pmlm.model.config import PMLMConfig
+from fairseq_pmlm.tokenizers.files import fingerprint
 from fairseq_pmlm.tokenizers.symbols import write_dictionary
 from fairseq_pmlm.tokenizers.wordpiece import WordPiece
 from fairseq_pmlm.utils.batching import batches
@@ -55,7 +54,7 @@ def place(tmp_path_factory):
         "encoder_attention_heads": 2,
     }
     cfg = PMLMConfig(**options, max_positions=40, relative_positions=True)
-    model = PMLMModel(cfg, Dictionary.load(str(data / "dict.txt")), vocabulary)
+    model = PMLMModel(cfg, Dictionary.load(str(data / "dict.txt")), fingerprint(vocabulary))
     model.register_classification_head(HEAD, num_classes=2, labels=["0", "1"])
     model.register_classification_head("stars", num_classes=1)
     for parameter in model.parameters():
@@ -296,7 +295,6 @@ def test_predict_refuses(place, options, tmp_path):
 
 @pytest.mark.slow
 def test_predict_as_a_command_ends_in_one_line(options, tmp_path):
-    command = [sys.executable, "scripts/predict.py", tmp_path / "none.txt", *options]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    done = pmlm("predict", tmp_path / "none.txt", *options, check=False)
     assert done.returncode == 1
     assert done.stderr.strip() == f"fairseq_pmlm: error: cannot read {tmp_path}/none.txt: No such file or directory"

@@ -1,11 +1,11 @@
-"""Files of hypotheses, and the script that puts them in order."""
+"""Files of hypotheses, and the command that puts them in order."""
 
 import json
 import math
 
-import hypotheses as script
 import pytest
 
+from fairseq_pmlm.cli import hypotheses
 from fairseq_pmlm.scoring.hypotheses import read_generate, read_generate_output, read_segments
 from fairseq_pmlm.utils.errors import PMLMError
 
@@ -77,11 +77,11 @@ def test_sources_of_interactive(tmp_path):
     lines = ["S-0\t▁the ▁c at ' s", "W-0\t0.1\tseconds", "H-0\t0\t▁a", "D-0\t0\ta"]
     assert read_generate(write(tmp_path / "g", *lines))[0].source == "the cat's"
     assert read_generate(write(tmp_path / "g", lines[0], *lines[2:]))[0].source == "▁the ▁c at ' s"  # a text like that
-    args = [write(tmp_path / "g", *lines), "--json", str(tmp_path / "j")]
-    script.main([*args, "--source", write(tmp_path / "s", "the  cat's")])
+    args = [write(tmp_path / "g", *lines), "--save-json", str(tmp_path / "j")]
+    hypotheses.main([*args, "--source", write(tmp_path / "s", "the  cat's")])
     assert json.loads((tmp_path / "j").read_text())["source"] == "the  cat's"
     with pytest.raises(PMLMError, match=r"g has 1 inputs but .*s has 2 lines"):
-        script.main([*args, "--source", write(tmp_path / "s", "a", "b")])
+        hypotheses.main([*args, "--source", write(tmp_path / "s", "a", "b")])
 
 
 GENERATED = [
@@ -104,7 +104,7 @@ def test_records(tmp_path):
 
 def test_script(tmp_path, capsys):
     source = str(write(tmp_path / "g", *GENERATED))
-    script.main([source, "--text", str(tmp_path / "hyp.txt"), "--json", str(tmp_path / "hyp.jsonl")])
+    hypotheses.main([source, "--out", str(tmp_path / "hyp.txt"), "--save-json", str(tmp_path / "hyp.jsonl")])
     assert capsys.readouterr().out == "2 inputs, 1 of them with an empty hypothesis\n"
     assert (tmp_path / "hyp.txt").read_text() == "\nbest of 1\n"
     objects = [json.loads(line) for line in (tmp_path / "hyp.jsonl").read_text().splitlines()]
@@ -117,12 +117,12 @@ def test_script(tmp_path, capsys):
     assert objects[1]["hypotheses"][0] == {"text": "best\u2028of 1", "score": -0.3}
     assert objects[1]["hypotheses"][1] == {"text": "other", "score": None}
     with pytest.raises(PMLMError, match="cannot be written"):
-        script.main([source, "--text", str(tmp_path / "no" / "hyp.txt")])
+        hypotheses.main([source, "--out", str(tmp_path / "no" / "hyp.txt")])
     with pytest.raises(SystemExit):
-        script.main([source])
+        hypotheses.main([source])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g", "hyp.jsonl", "hyp.txt"]
-    for files in (["--text", source], ["--text", str(tmp_path / "x"), "--json", str(tmp_path / "x")]):
+    for files in (["--out", source], ["--out", str(tmp_path / "x"), "--save-json", str(tmp_path / "x")]):
         with pytest.raises(PMLMError, match="different files"):
-            script.main([source, *files])
+            hypotheses.main([source, *files])
     assert read_generate(source)
     assert not (tmp_path / "x").exists()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
-from infill import main as infill_main
+from commands import call
 from reference import forward, logits, may_see, small_dictionary, small_model
 from test_hub import TEXT, hub, place  # noqa: F401  (fixtures)
 
@@ -279,7 +279,7 @@ def test_gaps_and_orders():
 
 def run(place, *args):  # noqa: F811
     data = ["--data", place / "data-bin/reviews", "--path", place / "checkpoints/reviews/checkpoint_best.pt", "--cpu"]
-    infill_main([str(arg) for arg in (*args, *data)])
+    call("infill", *args, *data)
 
 
 def test_the_script_fills_and_scores(place, hub, tmp_path, capsys):  # noqa: F811
@@ -350,7 +350,7 @@ def test_the_script_refuses(place, hub, tmp_path):  # noqa: F811
     refused("give one of them", texts, "--order", order, "--steps", "span")
     for directory in (place / "checkpoints/reviews", f"{place}/data-bin"):
         with pytest.raises(PMLMError, match="is a directory; give a checkpoint in it"):
-            infill_main([str(texts), "--path", str(directory), "--cpu"])
+            call("infill", texts, "--path", directory, "--cpu")
     refused("--nbest 6 is more than --beam 5", texts, "--nbest", 6)
     refused("--beam 20000: give 1 to 1,000", texts, "--beam", 20000)
     refused(r"--score reads JSON lines", texts, "--score")
@@ -385,9 +385,9 @@ def test_a_checkpoint_that_has_not_learned_it(place, tmp_path, capsys):  # noqa:
         state["cfg"]["task"].update(task)
         torch.save(state, path)
         with pytest.raises(PMLMError, match=match):
-            infill_main([str(texts), "--path", str(path), "--data", str(place / "data-bin/reviews"), "--cpu", *options])
+            call("infill", texts, "--path", path, "--data", place / "data-bin/reviews", "--cpu", *options)
     # what the experiments pre-train without a change is as good as any
     state["cfg"]["task"]["variant"] = "none"
     torch.save(state, path)
-    infill_main([str(texts), "--path", str(path), "--data", str(place / "data-bin/reviews"), "--cpu"])
+    call("infill", texts, "--path", path, "--data", place / "data-bin/reviews", "--cpu")
     assert len(json.loads(capsys.readouterr().out)["tokens"]) == 1

@@ -23,8 +23,7 @@ from fairseq.distributed.utils import _TensorPlaceholder
 from fairseq.logging import meters
 from omegaconf import OmegaConf
 
-from fairseq_pmlm.checkpoints import safe_load as loading
-from fairseq_pmlm.checkpoints import stand_ins
+from fairseq_pmlm.checkpoints import safe_load, stand_ins
 from fairseq_pmlm.fairseq_patches.checkpoint_reading import fairseq_types
 from fairseq_pmlm.utils.errors import PMLMError
 
@@ -95,7 +94,7 @@ def test_fairseq_s_reader_of_files_gives_its_own_classes(tmp_path):
     """What a broadcast needs is tried in test_distributed."""
     data, _ = other_data()
     path = str(tmp_path / "model.pt")
-    torch.save({**loading.torch_load(OLD / "pretraining.pt"), "task_state": data}, path)
+    torch.save({**safe_load.torch_load(OLD / "pretraining.pt"), "task_state": data}, path)
     found = checkpoint_utils.load_checkpoint_to_cpu(path)["task_state"]
     assert [type(found[name]) for name in data] == [type(value) for value in data.values()]
 
@@ -132,7 +131,7 @@ WITHOUT = """
     package.__path__ = [{package!r}]
     sys.modules["fairseq_pmlm"] = package
 
-    from fairseq_pmlm.checkpoints import architecture, safe_load, stand_ins
+    from fairseq_pmlm.checkpoints import architecture, context, metadata, safe_load, stand_ins
 
     found = safe_load.torch_load({path!r}, map_location="cpu")
     """
@@ -154,7 +153,7 @@ def test_old_checkpoints_load_without_fairseq(name, tmp_path):
     code = f"import torch; torch.save(found, {str(copy)!r}); architecture.check_sizes(found, 'it')\n"
     code += f"print(architecture.stored_options({str(OLD / f'{name}.pt')!r})['encoder_embed_dim'])"
     assert without_fairseq(OLD / f"{name}.pt", code) == "24\n"
-    here, there = loading.torch_load(OLD / f"{name}.pt"), loading.torch_load(copy)
+    here, there = safe_load.torch_load(OLD / f"{name}.pt"), safe_load.torch_load(copy)
     assert equal(here, there)
     assert len(here["model"]) > 20
     assert here["last_optimizer_state"]
@@ -227,7 +226,7 @@ def load_pickle(pickled: bytes, tmp_path, **options):
         for name, content in files.items():
             archive.writestr(name, pickled if name.endswith("data.pkl") else content)
     with path.open("rb") as file:
-        return loading.torch_load(file, map_location="cpu", **options)
+        return safe_load.torch_load(file, map_location="cpu", **options)
 
 
 def call_by_name(function: str, argument: str = "touch x") -> bytes:
@@ -346,7 +345,7 @@ def test_unknown_type_is_named_and_can_be_allowed(tmp_path):
     before = torch.serialization.get_safe_globals()
     mine = [Unknown, (argparse.Namespace, "argparse.Namespace")]  # the second is on our list as well
     with torch.serialization.safe_globals(mine):
-        assert isinstance(loading.torch_load(path)["extra_state"]["mine"], Unknown)
+        assert isinstance(safe_load.torch_load(path)["extra_state"]["mine"], Unknown)
         # nothing of ours stays, and nothing of the user's goes
         assert set(torch.serialization.get_safe_globals()) == {*before, *mine}
 
@@ -358,7 +357,7 @@ def test_unknown_type_is_named_and_can_be_allowed(tmp_path):
 def save_and_load(content, tmp_path, **options):
     path = tmp_path / "model.pt"
     torch.save(content, path, **options)
-    return loading.torch_load(path)
+    return safe_load.torch_load(path)
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -384,7 +383,7 @@ def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
             archive.writestr(name, content)
     assert path.stat().st_size < 20_000
     with pytest.raises(PMLMError, match=r"model\.pt is compressed: 4,\d+,\d+ bytes in a file of"):
-        loading.torch_load(path)
+        safe_load.torch_load(path)
 
 
 def test_bytes_by_their_number_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""scripts/loss_by_step.py beside the measures of scripts/experiments, which count the same losses in another way."""
+"""pmlm loss-by-step beside the measures of experiments/, which count the same losses in another way."""
 
 import dataclasses
 import json
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from fairseq import checkpoint_utils
-from loss_by_step import main
 from reference import small_dictionary, small_model
 from test_binarized import write
 
+from fairseq_pmlm.cli.loss_by_step import main
 from fairseq_pmlm.conversion.importing import fairseq_checkpoint
 from fairseq_pmlm.model.config import PMLMConfig
 from fairseq_pmlm.utils.errors import PMLMError
@@ -47,7 +47,7 @@ def test_losses_by_step_are_those_of_the_experiments(objective, tmp_path, capsys
     for split in ("train", "valid"):
         write(tmp_path / split, [[*rng.integers(4, 34, 20).tolist(), 2] for _ in range(40)])
     path = save(tmp_path, objective)
-    main([str(tmp_path), "--path", path, "--json", str(tmp_path / "found.json")])
+    main([str(tmp_path), "--path", path, "--save-json", str(tmp_path / "found.json")])
     printed = capsys.readouterr().out
     assert ("note: this checkpoint was trained with" in printed) == (objective != "ae+par")
     assert objective == "ae+par" or f"--objective {objective};" in printed

@@ -64,9 +64,9 @@ def test_tokenizers_are_compared_by_their_bytes(tmp_path, caplog):
     (tmp_path / "sentencepiece.model").write_bytes(b"one")
     assert tokenizer_files.find(f"{tmp_path}:/elsewhere") == str(tmp_path / "sentencepiece.model")
     assert tokenizer_files.find(str(tmp_path / "none")) is None
-    one = metadata.facts(CFG, ["a"], str(tmp_path / "sentencepiece.model"))
+    one = metadata.facts(CFG, ["a"], tokenizer_files.fingerprint(str(tmp_path / "sentencepiece.model")))
     (tmp_path / "sentencepiece.model").write_bytes(b"two")
-    two = metadata.facts(CFG, ["a"], str(tmp_path / "sentencepiece.model"))
+    two = metadata.facts(CFG, ["a"], tokenizer_files.fingerprint(str(tmp_path / "sentencepiece.model")))
     with pytest.raises(PMLMError, match="another tokenizer"):
         metadata.check(one, two, "x")
     metadata.check(one, metadata.facts(CFG, ["a"], None), "x")

@@ -1,11 +1,11 @@
-"""Pairs in the formats that data sets are published in, through scripts/prepare_seq2seq.py's reader."""
+"""Pairs in the formats that data sets are published in, through the reader of pmlm prepare pairs."""
 
 import gzip
 import json
 
-import prepare_seq2seq
 import pytest
 
+from fairseq_pmlm.cli import prepare_pairs
 from fairseq_pmlm.preparation.pairs import Squad
 from fairseq_pmlm.utils.errors import PMLMError
 from fairseq_pmlm.utils.io import Counts
@@ -22,14 +22,14 @@ class Words:
 
 @pytest.fixture
 def read(tmp_path):
-    """Run the reader of prepare_seq2seq.py; returns it, and the lines of the files that it wrote by name."""
+    """Run the reader of pmlm prepare pairs; returns it, and the lines of the files that it wrote by name."""
 
     def run(*arguments, split="train"):
         options = [*(() if split == "train" else ("--train", "unread")), f"--{split}", *map(str, arguments)]
-        args = prepare_seq2seq.parse_arguments([*options, "--vocab-from", "v", "--destdir", "d"])
+        args = prepare_pairs.parse_arguments([*options, "--vocab-from", "v", "--destdir", "d"])
         folder = tmp_path / "out"
         folder.mkdir(exist_ok=True)
-        reader = prepare_seq2seq.Reader(split, args, Words())
+        reader = prepare_pairs.Reader(split, args, Words())
         reader.write(str(folder))
         return reader, {path.name: path.read_text().splitlines() for path in folder.iterdir()}
 
@@ -149,7 +149,7 @@ def test_bad_squad(tmp_path, read, data, message):
 def test_separator():
     def check(*options):
         args = ["--train", "x", "--vocab-from", "v", "--destdir", "d", *options]
-        prepare_seq2seq.check_separator(prepare_seq2seq.parse_arguments(args), Words())
+        prepare_pairs.check_separator(prepare_pairs.parse_arguments(args), Words())
 
     check("--separator", "|")  # no parts, nothing to separate
     check("--source-keys", "a", "b")

@@ -182,6 +182,7 @@ BLOCKED = """
     [
         ("fairseq", "ModuleNotFoundError(f'No module named {name}', name=name)", "fairseq is not installed"),
         ("hydra", "ModuleNotFoundError(f'No module named {name}', name=name)", "fairseq needs hydra, which is not"),
+        ("omegaconf", "ModuleNotFoundError(f'No module named {name}', name=name)", "fairseq needs omegaconf, which is"),
         # what fairseq 0.12.2 does on Python 3.11
         (
             "fairseq",

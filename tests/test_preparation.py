@@ -10,9 +10,8 @@ import sys
 
 import numpy as np
 import pytest
-from commands import ROOT, command
+from commands import ROOT, call, command
 from fairseq.data import Dictionary, indexed_dataset
-from test_prepare import call
 
 from fairseq_pmlm.data import indexed
 from fairseq_pmlm.preparation import chunks, encoding
@@ -52,7 +51,7 @@ def shards(corpus, tmp_path_factory):
     destdir = tmp_path_factory.mktemp("shards") / "bin"
     size, long = chunks.SIZE, chunks.LONG
     chunks.SIZE, chunks.LONG = 300, 600  # module-scoped: before the other fixture
-    call("prepare_pretraining", "--text", corpus, "--destdir", destdir, *OPTIONS, "--workers", 1)
+    call("prepare text", "--text", corpus, "--destdir", destdir, *OPTIONS, "--workers", 1)
     chunks.SIZE, chunks.LONG = size, long
     return destdir
 
@@ -125,7 +124,7 @@ def test_duplicates_in_files_to_validate_on_are_counted(corpus, shards, tmp_path
     document = "\n".join(["the cat sat on a mat"] * 30)
     (tmp_path / "valid.txt").write_text("\n\n".join([document] * 3), encoding="utf-8")
     call(
-        "prepare_pretraining", "--text", corpus, "--valid", tmp_path / "valid.txt", "--deduplicate", "--workers", 1,
+        "prepare text", "--text", corpus, "--valid", tmp_path / "valid.txt", "--deduplicate", "--workers", 1,
         "--sentencepiece-model", shards / "shard00" / "sentencepiece.model", "--destdir", tmp_path / "bin",
     )  # fmt: skip
     report = json.loads((tmp_path / "bin" / "report.json").read_text())
@@ -144,7 +143,7 @@ def duplicates_in(corpus):
 
 
 def test_same_bytes_for_any_number_of_workers_and_chunks(corpus, shards, tmp_path):
-    call("prepare_pretraining", "--text", corpus, "--destdir", tmp_path / "bin", *OPTIONS, "--workers", 3)
+    call("prepare text", "--text", corpus, "--destdir", tmp_path / "bin", *OPTIONS, "--workers", 3)
     assert contents(tmp_path / "bin") == contents(shards)
 
 
@@ -165,7 +164,7 @@ def in_process(*arguments, die_at=None):
         indexed.MMapWriter.add = add_and_die
         with open(os.devnull, "w") as quiet:
             sys.stdout = sys.stderr = quiet
-            call("prepare_pretraining", *arguments)
+            call("prepare text", *arguments)
 
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
@@ -184,7 +183,7 @@ def test_killed_at_any_moment_it_goes_on(corpus, shards, tmp_path, capsys):
     assert kills >= 3
     assert contents(tmp_path / "bin") == contents(shards)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "bin").rglob("*.bin")}
-    call("prepare_pretraining", *arguments)
+    call("prepare text", *arguments)
     out = capsys.readouterr().out
     assert f"{len(before) - 2} of {len(before) - 2} shards are there already" in out
     assert out.splitlines()[-1] == ":".join(str(path) for path in sorted((tmp_path / "bin").glob("shard*")))
@@ -194,15 +193,15 @@ def test_killed_at_any_moment_it_goes_on(corpus, shards, tmp_path, capsys):
 def test_jobs_make_what_one_run_makes(corpus, shards, tmp_path, capsys):
     arguments = ["--text", corpus, "--destdir", tmp_path / "bin", *OPTIONS, "--workers", 1]
     with pytest.raises(PMLMError, match=r"there is no plan in .*; run the same command with --only-plan first"):
-        call("prepare_pretraining", *arguments, "--job", "0/3")
+        call("prepare text", *arguments, "--job", "0/3")
     assert os.listdir(tmp_path) == []
-    call("prepare_pretraining", *arguments, "--only-plan")
+    call("prepare text", *arguments, "--only-plan")
     assert os.listdir(tmp_path / "bin") == ["plan"]
     assert "--job 0/N to --job N-1/N" in capsys.readouterr().out
     for i in (2, 0):
         assert in_process(*arguments, "--job", f"{i}/3") == 0
         assert not (tmp_path / "bin" / "report.json").exists()
-    call("prepare_pretraining", *arguments, "--job", "1/3")
+    call("prepare text", *arguments, "--job", "1/3")
     assert contents(tmp_path / "bin") == contents(shards)
     ours, theirs = (json.loads((folder / "report.json").read_text()) for folder in (tmp_path / "bin", shards))
     for report in (ours, theirs):
@@ -217,7 +216,7 @@ def test_other_options_or_other_text_are_refused(corpus, tmp_path):
     for path in corpus.iterdir():
         (text / path.name).write_bytes(path.read_bytes())
     options = ["--text", text, "--destdir", tmp_path / "bin", "--workers", 1, "--shard-size", "3K"]
-    call("prepare_pretraining", *options, "--vocab-size", 40, "--only-plan")
+    call("prepare text", *options, "--vocab-size", 40, "--only-plan")
     before = contents(tmp_path / "bin")
     for changed, message in (
         (["--vocab-size", 41], "was begun with --vocab-size 40, not 41; give the same"),
@@ -228,13 +227,13 @@ def test_other_options_or_other_text_are_refused(corpus, tmp_path):
         (["--sentencepiece-model", tmp_path / "bin" / "plan" / "vocabulary" / "sentencepiece.model"], "was begun with"),
     ):
         with pytest.raises(PMLMError, match=message):
-            call("prepare_pretraining", *options, *changed)
+            call("prepare text", *options, *changed)
     os.utime(text / "b.txt", ns=(0, 0))
     with pytest.raises(PMLMError, match=r"b\.txt was changed since"):
-        call("prepare_pretraining", *options, "--vocab-size", 40)
+        call("prepare text", *options, "--vocab-size", 40)
     assert contents(tmp_path / "bin") == before
     (text / "b.txt").write_text("something else\n\nin two documents\n")
-    call("prepare_pretraining", *options, "--vocab-size", 36, "--overwrite", "--valid-fraction", 0, "--seed", 3)
+    call("prepare text", *options, "--vocab-size", 36, "--overwrite", "--valid-fraction", 0, "--seed", 3)
     assert "shard00" in os.listdir(tmp_path / "bin")
 
 
@@ -242,13 +241,13 @@ def test_directories_that_hold_something_else(corpus, shards, tmp_path):
     options = ["--text", corpus, "--vocab-size", 40, "--workers", 1]
     (tmp_path / "checkpoint.pt").touch()
     with pytest.raises(PMLMError, match=r"holds other files \(checkpoint\.pt\)"):
-        call("prepare_pretraining", *options, "--destdir", tmp_path, "--shard-size", "3K", "--overwrite")
+        call("prepare text", *options, "--destdir", tmp_path, "--shard-size", "3K", "--overwrite")
     (tmp_path / "checkpoint.pt").unlink()
     (tmp_path / "dict.txt").touch()
     with pytest.raises(PMLMError, match="already holds a corpus without shards"):
-        call("prepare_pretraining", *options, "--destdir", tmp_path, "--shard-size", "3K")
+        call("prepare text", *options, "--destdir", tmp_path, "--shard-size", "3K")
     with pytest.raises(PMLMError, match="already holds a corpus"):
-        call("prepare_pretraining", *options, "--destdir", shards)
+        call("prepare text", *options, "--destdir", shards)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +258,7 @@ def test_directories_that_hold_something_else(corpus, shards, tmp_path):
 )
 def test_options_that_do_not_go_together(tmp_path, capsys, options):
     with pytest.raises(SystemExit):
-        call("prepare_pretraining", "--text", tmp_path, "--vocab-size", 9, "--destdir", tmp_path / "x", *options)
+        call("prepare text", "--text", tmp_path, "--vocab-size", 9, "--destdir", tmp_path / "x", *options)
     last = capsys.readouterr().err.splitlines()[-1]
     assert "error: " in last
     assert options[-1].lstrip("-") in last or "go" in last
@@ -290,7 +289,7 @@ def test_bytes_of_fairseq_preprocess(corpus, tmp_path):
     see test_mmap_writer.py."""
     destdir = tmp_path / "bin"
     call(
-        "prepare_pretraining", "--text", corpus, "--destdir", destdir, "--vocab-size", 40, "--keep-encoded",
+        "prepare text", "--text", corpus, "--destdir", destdir, "--vocab-size", 40, "--keep-encoded",
         "--workers", 2,
     )  # fmt: skip
     encoded = destdir / "encoded"

@@ -1,7 +1,6 @@
-"""The prepare scripts, run as a person runs them; bad input mostly within this process, since a start takes seconds."""
+"""The prepare commands, run as a person runs them; bad input mostly in this process, since a start takes seconds."""
 
 import gzip
-import importlib.util
 import itertools
 import json
 import multiprocessing
@@ -9,11 +8,10 @@ import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
 
 import pytest
 import sentencepiece
+from commands import call, pmlm
 from fairseq.data import Dictionary, indexed_dataset
 
 from fairseq_pmlm.preparation import binarize, chunks
@@ -21,28 +19,14 @@ from fairseq_pmlm.tokenizers import files as tokenizer_files
 from fairseq_pmlm.utils import directories
 from fairseq_pmlm.utils.errors import PMLMError
 
-SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "runs", "안녕하세요", "세계", "좋은", "아침"]
 WORDS += ["Tiếng", "Việt", "rất", "đẹp", "</s>", "<mask>", "<unk>", "[SEP]"]
 
 
-def run(script, *arguments):
-    """Run a script; returns its exit status, stdout and the lines of stderr that a plain start does not print."""
-    command = [sys.executable, "-W", "ignore", str(SCRIPTS / f"{script}.py"), *map(str, arguments)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+def run(name, *arguments):
+    """Run a command; returns its exit status, stdout and the lines of stderr that a plain start does not print."""
+    ran = pmlm(name, *arguments, check=False)
     return ran.returncode, ran.stdout, [line for line in ran.stderr.splitlines() if not line.startswith("INFO:")]
-
-
-def call(script, *arguments):
-    """Run a script's main() in this process."""
-    spec = importlib.util.spec_from_file_location(script, SCRIPTS / f"{script}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    hook = sys.excepthook
-    try:
-        module.main([str(argument) for argument in arguments])
-    finally:
-        sys.excepthook = hook
 
 
 def contents(folder):
@@ -78,10 +62,10 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(corpus, tmp_path_factory):
-    """What prepare_pretraining.py makes of the corpus with three workers, and what it says."""
+    """What pmlm prepare text makes of the corpus with three workers, and what it says."""
     destdir = tmp_path_factory.mktemp("prepared") / "new" / "bin"
     status, out, errors = run(
-        "prepare_pretraining", "--text", corpus, "--vocab-size", 60, "--character-coverage", 1, "--valid-fraction", 0.1,
+        "prepare text", "--text", corpus, "--vocab-size", 60, "--character-coverage", 1, "--valid-fraction", 0.1,
         "--workers", 3, "--keep-encoded", "--destdir", destdir,
     )  # fmt: skip
     assert (status, errors) == (0, [])
@@ -123,7 +107,7 @@ def test_pretraining_text_comes_back(corpus, prepared):
 def test_same_bytes_for_any_number_of_workers(corpus, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(chunks, "SIZE", 100)  # many chunks
     call(
-        "prepare_pretraining", "--text", corpus, "--vocab-size", 60, "--character-coverage", 1, "--valid-fraction", 0.1,
+        "prepare text", "--text", corpus, "--vocab-size", 60, "--character-coverage", 1, "--valid-fraction", 0.1,
         "--workers", 1, "--destdir", tmp_path / "one",
     )  # fmt: skip
     three = {path.name: path.read_bytes() for path in prepared[0].iterdir() if path.is_file()}
@@ -138,7 +122,7 @@ def test_same_bytes_for_any_number_of_workers(corpus, prepared, tmp_path, monkey
 
 @pytest.fixture(scope="module")
 def pairs(prepared, tmp_path_factory):
-    """JSON lines, and the directory that prepare_seq2seq.py made of them."""
+    """JSON lines, and the directory that pmlm prepare pairs made of them."""
     folder = tmp_path_factory.mktemp("pairs")
     train = [{"src": f"the cat\u2028sat </s> {word}", "tgt": f"a\n{word}\tmat"} for word in WORDS]
     valid = [{"src": "a dog", "tgt": ["the cat", "a cat\x0csat"]}, {"src": "the dog", "tgt": "안녕하세요 세계"}]
@@ -148,7 +132,7 @@ def pairs(prepared, tmp_path_factory):
     with gzip.open(folder / "test.jsonl.gz", "wt", encoding="utf-8") as f:
         f.write('\ufeff{"src": "runs", "tgt": "runs"}\n\n{"src": "\\u200b", "tgt": "runs"}\n')
     status, out, errors = run(
-        "prepare_seq2seq", "--train", folder / "train.jsonl", "--valid", folder / "valid.jsonl",
+        "prepare pairs", "--train", folder / "train.jsonl", "--valid", folder / "valid.jsonl",
         "--test", folder / "test.jsonl.gz", "--skip-empty", "--vocab-from", prepared[0],
         "--workers", 2, "--destdir", folder / "bin",
     )  # fmt: skip
@@ -190,7 +174,7 @@ def test_parts_of_a_source_around_the_symbol(prepared, tmp_path):
     rows = [{"a": "the dog </s>", "p": f"a dog sat {word}", "q": "runs"} for word in WORDS]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     call(
-        "prepare_seq2seq", "--train", tmp_path / "a.jsonl", "--source-keys", "a", "p", "--target-key", "q",
+        "prepare pairs", "--train", tmp_path / "a.jsonl", "--source-keys", "a", "p", "--target-key", "q",
         "--separator", "</s>", "--vocab-from", prepared[0], "--workers", 2, "--destdir", tmp_path / "bin",
     )  # fmt: skip
     folder = tmp_path / "bin"
@@ -206,7 +190,7 @@ def test_parts_of_a_source_around_the_symbol(prepared, tmp_path):
 def test_error_is_one_line_and_leaves_nothing(corpus, tmp_path):
     (tmp_path / "bad.txt").write_bytes("the cat\nviệt".encode() + b"\xe1\n")
     status, out, errors = run(
-        "prepare_pretraining",
+        "prepare text",
         "--text",
         corpus,
         tmp_path / "bad.txt",
@@ -242,7 +226,7 @@ def test_bad_corpora(tmp_path, monkeypatch, content, options, message):
         (tmp_path / "a.txt").write_text(content, encoding="utf-8")
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(PMLMError, match=message) as error:
-        call("prepare_pretraining", "--text", tmp_path / "a.txt", "--destdir", tmp_path / "bin", *options)
+        call("prepare text", "--text", tmp_path / "a.txt", "--destdir", tmp_path / "bin", *options)
     assert "\n" not in str(error.value)
     assert sorted(os.listdir(tmp_path)) == before
 
@@ -250,7 +234,7 @@ def test_bad_corpora(tmp_path, monkeypatch, content, options, message):
 def test_not_a_gzip_file(tmp_path):
     (tmp_path / "a.gz").write_text("text")
     with pytest.raises(PMLMError, match=r"a\.gz: not a gzip file"):
-        call("prepare_pretraining", "--text", tmp_path, "--vocab-size", 50, "--destdir", tmp_path / "bin")
+        call("prepare text", "--text", tmp_path, "--vocab-size", 50, "--destdir", tmp_path / "bin")
     assert os.listdir(tmp_path) == ["a.gz"]
 
 
@@ -272,20 +256,20 @@ def test_bad_pairs(prepared, tmp_path, line, message):
     path = tmp_path / "a.jsonl"
     path.write_text('{"src": "a", "tgt": "b"}\n' + line)
     with pytest.raises(PMLMError, match=f"^{path}, {message}"):
-        call("prepare_seq2seq", "--train", path, "--vocab-from", prepared[0], "--destdir", tmp_path / "bin")
+        call("prepare pairs", "--train", path, "--vocab-from", prepared[0], "--destdir", tmp_path / "bin")
     assert os.listdir(tmp_path) == ["a.jsonl"]
 
 
 def test_bad_vocabularies(prepared, pairs, tmp_path):
     options = ["--train", pairs[0] / "train.jsonl", "--destdir", tmp_path / "bin", "--vocab-from", tmp_path]
     with pytest.raises(PMLMError, match=r"there is no dict\.txt"):
-        call("prepare_seq2seq", *options)
+        call("prepare pairs", *options)
     (tmp_path / "dict.txt").write_text("the 1\n")
     with pytest.raises(PMLMError, match=r"there is no sentencepiece\.model"):
-        call("prepare_seq2seq", *options)
+        call("prepare pairs", *options)
     (tmp_path / "sentencepiece.model").write_bytes((prepared[0] / "sentencepiece.model").read_bytes())
     with pytest.raises(PMLMError, match=r"dict\.txt was not made from the sentencepiece\.model beside it"):
-        call("prepare_seq2seq", *options)
+        call("prepare pairs", *options)
 
 
 def test_existing_directories(tmp_path):
@@ -341,7 +325,7 @@ def test_given_sentencepiece_model_and_files_as_documents(tmp_path):
         vocab_size=15, minloglevel=2,
     )  # fmt: skip
     call(
-        "prepare_pretraining", "--text", tmp_path / "text" / "a", tmp_path / "text" / "b", "--documents", "files",
+        "prepare text", "--text", tmp_path / "text" / "a", tmp_path / "text" / "b", "--documents", "files",
         "--valid", tmp_path / "text" / "c", "--sentencepiece-model", tmp_path / "given.model",
         "--workers", 1, "--destdir", tmp_path / "bin",
     )  # fmt: skip

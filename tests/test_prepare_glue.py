@@ -4,10 +4,11 @@ import json
 import os
 
 import pytest
+from commands import call
 from fairseq.data import Dictionary
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 from test_hub import write_vocabulary
-from test_prepare import call, ids, run
+from test_prepare import ids, run
 
 from fairseq_pmlm.tokenizers import files as tokenizer_files
 from fairseq_pmlm.utils.errors import PMLMError
@@ -35,7 +36,7 @@ def test_a_task_of_glue_becomes_what_sentence_prediction_reads(tmp_path, vocabul
     write(tmp_path / "test.tsv", RTE[:3], ["0", "a", "b"], ["1", "", "c"])
     out = tmp_path / "bin"
     options = ["--vocab-from", vocabulary, "--destdir", out, "--workers", 1]
-    status, printed, errors = run("prepare_glue", "--task", "rte", "--data", tmp_path, *options)
+    status, printed, errors = run("prepare glue", "--task", "rte", "--data", tmp_path, *options)
     assert (status, errors) == (0, [])
     assert "entailment: 1, not_entailment: 1" in printed
     assert "--num-classes 2 --criterion pmlm_sentence_prediction --metrics accuracy --valid-subset valid" in printed
@@ -56,7 +57,7 @@ def test_a_task_of_glue_becomes_what_sentence_prediction_reads(tmp_path, vocabul
         assert sample["target"].tolist() == [target]
     # once more over it; a stranger's file is never replaced
     (out / "mine.txt").touch()
-    status, _, errors = run("prepare_glue", "--task", "RTE", "--data", tmp_path, *options, "--overwrite")
+    status, _, errors = run("prepare glue", "--task", "RTE", "--data", tmp_path, *options, "--overwrite")
     assert status == 1
     assert "holds other files (mine.txt)" in errors[-1]
 
@@ -68,7 +69,7 @@ def test_regression_with_json_lines(tmp_path, vocabulary):
     (tmp_path / "test.jsonl").write_text('{"text": "it"}\n')
     options = ["--texts", "text", "--label", "stars", "--regression", "--skip-empty", "--vocab-from", vocabulary]
     status, printed, errors = run(
-        "prepare_glue", "--train", tmp_path / "train.jsonl", "--test", tmp_path / "test.jsonl", *options,
+        "prepare glue", "--train", tmp_path / "train.jsonl", "--test", tmp_path / "test.jsonl", *options,
         "--destdir", tmp_path / "bin", "--workers", 1,
     )  # fmt: skip
     assert (status, errors) == (0, [])
@@ -109,7 +110,7 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path, vocabulary, train, vali
     arguments = [part for name, path in files.items() for part in (f"--{name}", path)]
     columns = ["--no-header", "--texts", "1", "--label", "2", *options]
     with pytest.raises(PMLMError, match=message):
-        call("prepare_glue", *arguments, *columns, "--vocab-from", vocabulary, "--destdir", tmp_path / "bin")
+        call("prepare glue", *arguments, *columns, "--vocab-from", vocabulary, "--destdir", tmp_path / "bin")
     assert sorted(os.listdir(tmp_path)) == ["train.tsv", "valid.tsv"]
 
 
@@ -128,5 +129,5 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path, vocabulary, train, vali
 )
 def test_options_that_do_not_fit(arguments, message, capsys):
     with pytest.raises(SystemExit):
-        call("prepare_glue", *arguments, "--vocab-from", "x", "--destdir", "y")
+        call("prepare glue", *arguments, "--vocab-from", "x", "--destdir", "y")
     assert message in capsys.readouterr().err

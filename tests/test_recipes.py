@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from commands import call
 
 from fairseq_pmlm.utils.errors import PMLMError
 
@@ -96,13 +97,11 @@ def logged(path, results):
 
 
 def test_mean_and_deviation_are_those_of_the_checkpoints_kept(tmp_path, capsys):
-    import seeds
-
     logs = [
         logged(tmp_path / "a.log", [(10, 80.0, 1.0), (20, 90.0, 70.0), (30, 85.0, 99.0)]),
         logged(tmp_path / "b.log", [(10, 94.0, 50.0), (20, 94.0, 60.0)]),
     ]
-    seeds.main([str(log) for log in logs])
+    call("seeds", *logs)
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| score | 92.00 | 2.83 | 90.00 | 94.00 |",
         "| accuracy (valid1) | 65.00 | 7.07 | 70.00 | 60.00 |",
@@ -110,11 +109,11 @@ def test_mean_and_deviation_are_those_of_the_checkpoints_kept(tmp_path, capsys):
     ]
     with logs[1].open("a") as f:  # killed while it wrote
         f.write('{"valid_score": "99", "valid_num_updates": "30"')
-    seeds.main([str(log) for log in logs])
+    call("seeds", *logs)
     assert "| at update | | | 20 | 20 |" in capsys.readouterr().out
     (tmp_path / "c.log").write_text("begin\n")
     with pytest.raises(PMLMError, match="no validation with a score"):
-        seeds.main([str(tmp_path / "c.log")])
+        call("seeds", tmp_path / "c.log")
 
 
 def test_smoke_of_squad(tmp_path):
@@ -176,7 +175,7 @@ def test_bad_arguments(tmp_path):
         assert done.stderr.startswith(f"xsum: {message}"), done.stderr
     checkpoint.touch()
     done = run("xsum", tmp_path, checkpoint, tmp_path / "out", check=False)
-    assert f"there is no {tmp_path}/dict.txt; give --vocab DIR" in done.stderr
+    assert f"there is no {tmp_path}/dict.txt; give --vocab-from DIR" in done.stderr
     (tmp_path / "dict.txt").touch()
     (tmp_path / "train.source").touch()
     done = run("xsum", tmp_path, checkpoint, tmp_path / "out", check=False)
@@ -213,17 +212,15 @@ def test_updates_hold_the_sentences_published(batch):
 
 
 def test_seeds_of_scores(tmp_path, capsys):
-    import seeds
-
     for seed, f1 in ((1, 50.0), (2, 60.0)):
         scores = {"f1": {"score": f1, "low": None, "high": None}, "exact": {"score": 40.0}}
         (tmp_path / f"{seed}.json").write_text(json.dumps({"scores": scores}))
-    seeds.main([str(tmp_path / "1.json"), str(tmp_path / "2.json")])
+    call("seeds", tmp_path / "1.json", tmp_path / "2.json")
     table = capsys.readouterr().out.splitlines()
     assert table[2:] == ["| f1 | 55.00 | 7.07 | 50.00 | 60.00 |", "| exact | 40.00 | 0.00 | 40.00 | 40.00 |"]
     (tmp_path / "2.json").write_text('{"scores": {"f1": {"score": 1}}}')
     with pytest.raises(PMLMError, match=r"2\.json has other metrics than .*1\.json"):
-        seeds.main([str(tmp_path / "1.json"), str(tmp_path / "2.json")])
+        call("seeds", tmp_path / "1.json", tmp_path / "2.json")
     (tmp_path / "2.json").write_text('{"scores": 3}')
     with pytest.raises(PMLMError, match=r"2\.json holds no scores"):
-        seeds.main([str(tmp_path / "2.json")])
+        call("seeds", tmp_path / "2.json")

@@ -1,4 +1,4 @@
-"""scripts/report.py: logs of all forms to one page, in which nothing runs."""
+"""pmlm report: logs of all forms to one page, in which nothing runs."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import report
-from commands import ROOT
-from test_scripts import one_error_line, script
+from commands import ROOT, call, pmlm
+from test_scripts import one_error_line
 
 from fairseq_pmlm.checkpoints.safe_load import torch_load
-from fairseq_pmlm.reporting import logs as training_logs
+from fairseq_pmlm.reporting import logs
+from fairseq_pmlm.reporting import page as report
 from fairseq_pmlm.utils.errors import PMLMError
 
 EVIL = "<script>alert(1)</script><img src=x onerror='alert(2)'> \" & $x^2$ \u202e"
@@ -46,7 +46,7 @@ def write_log(path, form="output", lines=None, **more):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_log_is_read(form, tmp_path):
-    log = training_logs.read(write_log(tmp_path / "train.log", form))
+    log = logs.read(write_log(tmp_path / "train.log", form))
     assert log.curve("loss")[:2] == [(10, 20), (20, 10)]
     assert log.curve("f1", "valid") == [(200, 70.5), (400, 70.5)]
     assert log.tokens()[400] == 400 * 100
@@ -55,7 +55,7 @@ def test_every_form_of_log_is_read(form, tmp_path):
 
 def test_a_resumed_run_counts_once(tmp_path):
     first, again = list(entries(30)), list(entries(40, loss="7"))[20:]
-    log = training_logs.read(write_log(tmp_path / "train.log", lines=[*first, *again]))
+    log = logs.read(write_log(tmp_path / "train.log", lines=[*first, *again]))
     assert [u for u, _ in log.curve("loss")] == [10 * i for i in range(1, 41)]
     assert log.curve("loss")[20] == (210, 7)
     assert log.tokens()[400] == 40_000
@@ -68,7 +68,7 @@ def test_what_is_broken_is_counted_and_trouble_kept(tmp_path):
     trouble = ["date | WARNING | fairseq.x | careful", "fairseq_pmlm: error: --x 1 is wrong", "[d][a.b][ERROR] - no"]
     with path.open("a") as f:
         f.write("\n".join([*broken, *trouble, trouble[0], '{"loss": "1.0", "num_upd']))
-    log = training_logs.read(str(path))
+    log = logs.read(str(path))
     assert log.unreadable == 4
     assert log.trouble == {"warning: careful": 2, "error: --x 1 is wrong": 1, "error: no": 1}
     assert len(log.train) == 40
@@ -110,7 +110,7 @@ def test_nothing_in_a_page_runs_or_is_fetched(tmp_path):
     (folder / "generate.txt").write_text("\n".join(lines) + "\n")
     (folder / "scores.json").write_text(json.dumps({EVIL: {"mean": 17.3}}))
     (folder / "broken.json").write_text("{")
-    report.main([str(folder)])
+    call("report", folder)
     page = (folder / "report.html").read_text()
     parsed = Page(page)
     assert not {"script", "img", "iframe", "object", "embed", "link", "form", "a", "foreignobject"} & set(
@@ -226,7 +226,7 @@ def test_hydra_trains_by_a_yaml_file_and_the_report_reads_what_it_logs(work, tmp
     assert done.returncode == 0, done.stderr[-3000:]
     saved = torch_load(str(tmp_path / "checkpoints" / "pretrained" / "checkpoint_last.pt"))
     assert saved["extra_state"]["patience"][1] == 0  # the best is the last
-    log = training_logs.read(str(tmp_path / "pretrain.log"))
+    log = logs.read(str(tmp_path / "pretrain.log"))
     assert [updates for updates, _ in log.curve("par_loss")] == [2, 4, 6]
     wanted = {"loss", "ae_loss", "par_loss", "masked_per_second", "slots_per_second", "padding", "gnorm", "lr", "wps"}
     assert wanted <= log.train[6].keys()
@@ -237,12 +237,12 @@ def test_hydra_trains_by_a_yaml_file_and_the_report_reads_what_it_logs(work, tmp
     assert [round(event.value, 2) for event in events.Scalars("par_loss")] == [
         pytest.approx(value, abs=0.01) for _, value in log.curve("par_loss")
     ]
-    script("report.py", tmp_path)
+    pmlm("report", tmp_path)
     assert "AE and PAR" in (tmp_path / "report.html").read_text()
 
 
 def test_one_clear_line(tmp_path):
-    one_error_line(script("report.py", tmp_path / "none", check=False), "none: no such file or directory")
+    one_error_line(pmlm("report", tmp_path / "none", check=False), "none: no such file or directory")
 
 
 def test_numbers_left_out_are_counted(tmp_path, capsys):

@@ -19,8 +19,7 @@ from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 from fairseq_pmlm.checkpoints.safe_load import torch_load
-from fairseq_pmlm.fairseq_patches import resuming
-from fairseq_pmlm.fairseq_patches import training_state as progress
+from fairseq_pmlm.fairseq_patches import resuming, training_state
 from fairseq_pmlm.fairseq_patches.replace import ORIGINALS
 from fairseq_pmlm.utils.errors import PMLMError
 
@@ -157,21 +156,21 @@ def trainer_after(updates, max_update=0, max_epoch=0, patience=-1):
     ],
 )
 def test_what_is_complete_is_not_trained(limits, epoch, complete, monkeypatch):
-    monkeypatch.setattr(progress, "early_stopping", lambda: None)
-    progress.early_stopping.best = None
+    monkeypatch.setattr(training_state, "early_stopping", lambda: None)
+    training_state.early_stopping.best = None
     resuming.restore_patience(options(), {"patience": [1.5, 2]})
-    assert (progress.early_stopping.best, progress.early_stopping.num_runs) == (1.5, 2)
+    assert (training_state.early_stopping.best, training_state.early_stopping.num_runs) == (1.5, 2)
     trainer = trainer_after(100, **limits)
-    progress.begin()
+    training_state.begin()
     resuming.stop_if_complete(trainer, SimpleNamespace(next_epoch_idx=epoch))
     assert (trainer.cfg.optimization.max_epoch == -1) == complete
-    assert progress.trained_nothing() != complete
-    progress.update()
-    assert not progress.trained_nothing()
+    assert training_state.trained_nothing() != complete
+    training_state.update()
+    assert not training_state.trained_nothing()
 
 
 def test_patience_is_saved(monkeypatch, tmp_path):
-    monkeypatch.setattr(progress, "early_stopping", SimpleNamespace(best=1.5, num_runs=2))
+    monkeypatch.setattr(training_state, "early_stopping", SimpleNamespace(best=1.5, num_runs=2))
     trainer = SimpleNamespace(
         should_save_checkpoint_on_current_rank=True, state_dict=lambda: {"extra_state": {"epoch": 1}},
         cfg=OmegaConf.create({"checkpoint": {"write_checkpoints_asynchronously": False}}),
@@ -182,7 +181,7 @@ def test_patience_is_saved(monkeypatch, tmp_path):
 
 
 def test_a_checkpoint_that_was_asked_for_and_is_not_there(monkeypatch, tmp_path):
-    monkeypatch.setattr(progress, "early_stopping", lambda: None)
+    monkeypatch.setattr(training_state, "early_stopping", lambda: None)
     trainer = SimpleNamespace(data_parallel_world_size=1, data_parallel_rank=0, checkpoint_suffix="", is_fsdp=False)
     cfg = options(restore_file=str(tmp_path / "none.pt"), no_save=True)
     with pytest.raises(PMLMError, match=r"none\.pt \(--restore-file\) does not exist"):

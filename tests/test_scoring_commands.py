@@ -1,14 +1,15 @@
-"""scripts/score.py and fairseq's --scoring rouge: both give what fairseq_pmlm.scoring gives, and stop with one line."""
+"""pmlm score and fairseq's --scoring rouge: both give what fairseq_pmlm.scoring gives, and stop with one line."""
 
 import importlib.util
 import json
 import sys
 
 import pytest
+from commands import call, pmlm
 from fairseq import options, scoring
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from test_scripts import script
 
+from fairseq_pmlm.cli import score as cli_score
 from fairseq_pmlm.scoring import fairseq_scorer
 from fairseq_pmlm.scoring.base import Bootstrap
 from fairseq_pmlm.scoring.bleu import score_bleu, score_chrf
@@ -17,23 +18,15 @@ from fairseq_pmlm.scoring.rouge import score_rouge
 from fairseq_pmlm.utils.errors import PMLMError
 
 
-@pytest.fixture
-def score_py():
-    """The script as a module: its main() in this process, since a start takes seconds."""
-    import score
-
-    return score
-
-
 def write(path, *lines):
     path.write_bytes("".join(f"{line}\n" for line in lines).encode())
     return str(path)
 
 
-# scripts/score.py
+# pmlm score
 
 
-def test_script_prints_a_table_or_json(tmp_path, corpus, score_py, capsys):
+def test_script_prints_a_table_or_json(tmp_path, corpus, capsys):
     files = [write(tmp_path / name, *texts) for name, texts in zip(["h", "r1", "r2"], corpus, strict=True)]
     args = ["--metric", "rouge", "--metric", "bleu", "--metric", "chrf", "--hyp", files[0]]
     args += ["--ref", files[1], "--ref", files[2], "--bootstrap", "50", "--seed", "7"]
@@ -43,7 +36,7 @@ def test_script_prints_a_table_or_json(tmp_path, corpus, score_py, capsys):
         for score in (score_rouge, score_bleu, score_chrf)
     ]
 
-    done = script("score.py", *args, "--json", check=False)
+    done = pmlm("score", *args, "--json", check=False)
     assert (done.returncode, done.stderr) == (0, "")
     result = json.loads(done.stdout)
     assert (result["segments"], result["empty"], result["confidence"]) == (200, parts[0].empty, 0.95)
@@ -52,56 +45,60 @@ def test_script_prints_a_table_or_json(tmp_path, corpus, score_py, capsys):
         name: pytest.approx(tuple(value)) for part in parts for name, value in part.values.items()
     }
 
-    score_py.main(args)
+    call("score", *args)
     assert capsys.readouterr().out == format_table(*parts) + "\n"
 
 
 def test_script_stops_with_one_line(tmp_path):
     files = ["--hyp", write(tmp_path / "h", "a", "b"), "--ref", write(tmp_path / "r", "a")]
-    done = script("score.py", "--metric", "rouge", *files, check=False)
+    done = pmlm("score", "--metric", "rouge", *files, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (f"fairseq_pmlm: error: {tmp_path}/h has 2 hypotheses but {tmp_path}/r has 1 lines\n")
 
 
-def test_script_options(tmp_path, score_py, capsys):
+def test_script_options(tmp_path, capsys):
     hypotheses, references = write(tmp_path / "h", "D-1\t0\tb", "D-0\t0\ta"), write(tmp_path / "r", "a", "b")
-    score_py.main(["--metric", "rouge", "--hyp-from-generate", hypotheses, "--ref", references, "--bootstrap", "0"])
+    call("score", "--metric", "rouge", "--hyp-from-generate", hypotheses, "--ref", references, "--bootstrap", "0")
     assert "rouge1     100.00\n" in capsys.readouterr().out
 
     files = ["--hyp", references, "--ref", references]
     for args, message in [
-        (["--metric", "bertscore"], "--metric bertscore: unknown; there are rouge, bleu, chrf, meteor, stats"),
+        (["--metric", "bertscore"], "--metric bertscore: unknown; there are rouge, bleu, chrf, meteor, stats, squad"),
         (["--metric", "bleu", "--stem"], "--stem: is for --metric rouge only"),
         (
             ["--metric", "chrf", "--tokenizer", "char"],
             r"--tokenizer: chrf have none to choose \(chrf works on characters\)",
         ),
         (["--metric", "rouge", "--tokenizer", "mecab"], "tokenizer 'mecab': unknown"),
+        (["--metric", "rouge", "--threshold", "0.5"], "--threshold: is for --metric squad only"),
+        (["--metric", "rouge", "--metric", "squad"], "--metric squad: is scored alone, without rouge"),
+        (["--metric", "squad", "--compare", hypotheses], "--compare: is not for --metric squad"),
+        (["--metric", "squad", "--ref", references], "--metric squad: takes one --ref, SQuAD's JSON, and not 2"),
     ]:
         with pytest.raises(PMLMError, match=message):
-            score_py.main([*args, *files])
+            call("score", *args, *files)
 
 
-def test_script_presets_and_comparisons(tmp_path, score_py, capsys, monkeypatch):
+def test_script_presets_and_comparisons(tmp_path, capsys, monkeypatch):
     hypotheses, others = write(tmp_path / "h", "It ' s 3 . 5 %", "no"), write(tmp_path / "o", "it is", "no")
     references = write(tmp_path / "r", "It's 3.5%", "no")
     args = ["--hyp", hypotheses, "--ref", references]
-    score_py.main(["--preset", "xsum", *args, "--bootstrap", "0"])
+    call("score", "--preset", "xsum", *args, "--bootstrap", "0")
     out = capsys.readouterr().out
     assert "rougeL     100.00\n" in out
     assert "|preset:xsum|words:penn|" in out
-    score_py.main(["--preset", "cnndm", "--word-limit", "0", *args, "--bootstrap", "0"])
+    call("score", "--preset", "cnndm", "--word-limit", "0", *args, "--bootstrap", "0")
     assert "left out; 0 hypotheses are cut at 0 words\n" in capsys.readouterr().out
-    score_py.main(["--preset", "xsum", *args, "--compare", others, "--json"])
+    call("score", "--preset", "xsum", *args, "--compare", others, "--json")
     result = json.loads(capsys.readouterr().out)
-    score_py.main(["--preset", "xsum", *args, "--compare", others, "--save-json", str(tmp_path / "json")])
+    call("score", "--preset", "xsum", *args, "--compare", others, "--save-json", str(tmp_path / "json"))
     assert json.loads((tmp_path / "json").read_text()) == result
     assert "p (paired bootstrap)" in capsys.readouterr().out
     assert result["differences"]["rougeL"]["difference"] == pytest.approx(100 - (100 + 200 / 6) / 2)
-    monkeypatch.setattr(score_py, "missing_meteor", lambda: "is not here")
-    score_py.main(["--preset", "squad-qg", *args, "--metric", "stats", "--metric", "chrf", "--bootstrap", "0"])
+    monkeypatch.setattr(cli_score, "missing_meteor", lambda: "is not here")
+    call("score", "--preset", "squad-qg", *args, "--metric", "stats", "--metric", "chrf", "--bootstrap", "0")
     assert "distinct1" in capsys.readouterr().out
-    score_py.main(["--preset", "squad-qg", *args, "--bootstrap", "0"])
+    call("score", "--preset", "squad-qg", *args, "--bootstrap", "0")
     out = capsys.readouterr().out
     assert "METEOR is left out: METEOR 1.5 is not here\n" in out
     assert "bleu1      100.00\n" in out
@@ -115,7 +112,7 @@ def test_script_presets_and_comparisons(tmp_path, score_py, capsys, monkeypatch)
         (["--metric", "rouge", "--compare", write(tmp_path / "x", "a")], "x has 1 hypotheses but .*r has 2 lines"),
     ]:
         with pytest.raises(PMLMError, match=message):
-            score_py.main([*args, *bad])
+            call("score", *args, *bad)
 
 
 # fairseq's --scoring rouge

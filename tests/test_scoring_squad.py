@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+from commands import call
 
 from fairseq_pmlm.scoring.base import Bootstrap
 from fairseq_pmlm.scoring.report import format_table
@@ -170,9 +171,7 @@ def files(tmp_path):
 
 
 def run(files, *options):
-    import score_squad as script
-
-    script.main(["--data", str(files / "data.json"), "--predictions", str(files / "predictions.json"), *options])
+    call("score", "--metric", "squad", "--hyp", files / "predictions.json", "--ref", files / "data.json", *options)
 
 
 def test_script(files, capsys):

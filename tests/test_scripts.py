@@ -1,13 +1,12 @@
-"""The scripts around fairseq's commands, as a person runs them: pictures, losses by step, splits, progress."""
+"""pmlm show-mask, and the scripts of the demo, as a person runs them: pictures, splits, progress."""
 
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from commands import ROOT, pmlm
 
-ROOT = Path(__file__).parents[1]
 TEXT = [
     "The quick brown fox jumps over the lazy dog near the river bank.",
     "A small model learns a little from a little text, and says so.",
@@ -32,7 +31,7 @@ def script(name, *args, stdin=None, check=True):
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("scripts")
     (path / "text.txt").write_text("\n".join(TEXT))
-    script("prepare_pretraining.py", "--text", path / "text.txt", "--vocab-size", 50, "--destdir", path / "corpus")
+    pmlm("prepare text", "--text", path / "text.txt", "--vocab-size", 50, "--destdir", path / "corpus")
     return path
 
 
@@ -46,29 +45,29 @@ def one_error_line(done, *parts):
 
 @pytest.mark.slow
 def test_show_mask_draws_a_block_a_sentence_and_a_pair(data):
-    for options in (["--index", 2], ["--text", "the lazy dog </s> <mask>"], ["--objective", "ar"]):
+    for options in (["--index", 2], ["--sentence", "the lazy dog </s> <mask>"], ["--objective", "ar"]):
         for name in ("mask.png", "mask.svg"):
             out = data / name
-            done = script("show_mask.py", data / "corpus", "--out", out, *options)
+            done = pmlm("show-mask", data / "corpus", "--out", out, *options)
             assert out.stat().st_size > 5000
             assert "slots" in done.stdout
             assert not done.stderr.strip()
             out.unlink()
     (data / "pairs.jsonl").write_text(json.dumps({"src": TEXT[0], "tgt": TEXT[1]}) + "\n")
-    script(
-        *("prepare_seq2seq.py", "--train", data / "pairs.jsonl", "--vocab-from", data / "corpus"),
+    pmlm(
+        *("prepare pairs", "--train", data / "pairs.jsonl", "--vocab-from", data / "corpus"),
         *("--destdir", data / "pairs"),
     )
-    script("show_mask.py", data / "pairs", "--split", "train", "--out", data / "pair.png")
+    pmlm("show-mask", data / "pairs", "--split", "train", "--out", data / "pair.png")
     assert (data / "pair.png").read_bytes()[:4] == b"\x89PNG"
     assert not list(data.glob("*.tmp*"))
 
 
 @pytest.mark.slow
 def test_show_mask_names_what_is_wrong(data):
-    one_error_line(script("show_mask.py", data / "none", check=False), "none")
-    one_error_line(script("show_mask.py", data / "corpus", "--out", "mask.jpg", check=False), "mask.jpg", ".png")
-    one_error_line(script("show_mask.py", data / "corpus", "--index", 10**6, check=False), "--index 1000000")
+    one_error_line(pmlm("show-mask", data / "none", check=False), "none")
+    one_error_line(pmlm("show-mask", data / "corpus", "--out", "mask.jpg", check=False), "mask.jpg", ".png")
+    one_error_line(pmlm("show-mask", data / "corpus", "--index", 10**6, check=False), "--index 1000000")
 
 
 def test_split_pairs_keeps_equal_sources_together(tmp_path):

@@ -143,5 +143,5 @@ def test_samples_without_labels():
     model = with_heads(task=2)
     unlabelled = sample(None)
     del unlabelled["target"]
-    with pytest.raises(PMLMError, match=r"no labels; scripts/predict\.py"):
+    with pytest.raises(PMLMError, match=r"no labels; pmlm predict"):
         criterion()(model, unlabelled)

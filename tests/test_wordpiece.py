@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertTokenizer
 
+from fairseq_pmlm.conversion import vocabulary
 from fairseq_pmlm.tokenizers import files as tokenizer_files
 from fairseq_pmlm.tokenizers import wordpiece
 from fairseq_pmlm.tokenizers.byte_bpe import ByteBPE
@@ -179,5 +180,21 @@ def test_bad_files(tmp_path):
         path.write_text(content)
         with pytest.raises(PMLMError, match=said):
             tokenizer_files.load(str(path))
+    path.unlink()
+    write(tmp_path, PIECES)
+    made = BertTokenizer.from_pretrained(tmp_path)
+    for changes, said in (
+        ({"strip_accents": "no"}, "its normalizer.strip_accents is 'no', neither true nor false"),
+        ({"type": "Lowercase"}, "its normalizer.type is 'Lowercase'; BERT's WordPiece has 'BertNormalizer'"),
+        ({"half": "\ud800"}, r"is not BERT's WordPiece \(UnicodeEncodeError"),
+    ):
+        content = json.loads(made.backend_tokenizer.to_str())
+        if "half" in changes:
+            content["model"]["vocab"][changes["half"]] = len(PIECES)
+        else:
+            content["normalizer"] |= changes
+        path.write_text(json.dumps(content))
+        with pytest.raises(PMLMError, match=said):
+            vocabulary.read(str(path), {})
     with pytest.raises(PMLMError, match="a tokenizer file is named like sentencepiece"):
         tokenizer_files.load("pieces.spm")

@@ -21,12 +21,11 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
 
-import fairseq_pmlm  # noqa: F401
+import fairseq_pmlm.tasks  # noqa: F401
 from fairseq_pmlm.data import layout
 from fairseq_pmlm.data.layout import Slots
 from fairseq_pmlm.data.pretraining_dataset import PMLMDataset
-from fairseq_pmlm.model import attention, cache
-from fairseq_pmlm.model import transformer as backbone
+from fairseq_pmlm.model import attention, cache, transformer
 from fairseq_pmlm.tasks.pmlm import PMLMTask, PMLMTaskConfig
 from fairseq_pmlm.utils.errors import PMLMError
 
@@ -88,7 +87,7 @@ class VariantsTask(PMLMTask):
 def change_visibility(variant: str) -> None:
     """Let this process's models attend as *variant* says."""
     attention.visible = cache.visible = blind if variant == "blind-originals" else layout.visible
-    backbone.visibility = by_row if variant == "no-placeholders" else attention.visibility
+    transformer.visibility = by_row if variant == "no-placeholders" else attention.visibility
 
 
 class VariantDataset(PMLMDataset):

@@ -53,7 +53,7 @@ def stored_options(path: str) -> dict[str, Any]:
     options = cfg.get("model") if cfg else None
     options = vars(options) if isinstance(options, Namespace) else options
     if not options or "identity" not in state.get("model", {}):
-        raise PMLMError(f"checkpoint {path} does not hold a fairseq_pmlm model; see scripts/import_checkpoint.py")
+        raise PMLMError(f"checkpoint {path} does not hold a fairseq_pmlm model; see pmlm import")
     return dict(options)
 
 

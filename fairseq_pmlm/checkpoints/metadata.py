@@ -38,14 +38,14 @@ def hash_symbols(symbols: Iterable[str]) -> str:
 
 
 def facts(cfg, symbols: Iterable[str], tokenizer: Optional[str]) -> dict[str, Any]:
-    """What a model with options *cfg*, a dictionary and a tokenizer file (or None) says of itself."""
+    """What a model with options *cfg*, a dictionary, and a tokenizer of this fingerprint (or none) says of itself."""
     known = {option: getattr(cfg, option) for option in OPTIONS}
     known["layer_norm_eps"] = float(known["layer_norm_eps"])
     known["activation_fn"] = str(known["activation_fn"])
     if not known["relative_positions"]:
         del known["relative_position_max_distance"]
     known["dictionary"] = hash_symbols(symbols)
-    known["tokenizer"] = tokenizer_files.fingerprint(tokenizer) if tokenizer else None
+    known["tokenizer"] = tokenizer
     return known
 
 

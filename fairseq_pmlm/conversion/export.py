@@ -101,8 +101,7 @@ def check_is_ours(save_dir: str) -> None:
 
 def check_symbols(state: dict[str, Tensor], options: dict[str, Any], tokenizer: Tokenizer, path: str) -> None:
     """Raise PMLMError unless the checkpoint was trained with this tokenizer and the dictionary made from it."""
-    here = metadata.facts(SimpleNamespace(**options), all_symbols(tokenizer.symbols), None)
-    here["tokenizer"] = tokenizer.fingerprint()
+    here = metadata.facts(SimpleNamespace(**options), all_symbols(tokenizer.symbols), tokenizer.fingerprint())
     metadata.check(metadata.from_tensor(state["identity"]), here, f"checkpoint {path}")
 
 

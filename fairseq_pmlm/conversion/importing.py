@@ -105,8 +105,7 @@ def describe(options: dict[str, Any], tokenizer: Tokenizer, state: dict[str, Ten
     assert ours == theirs, ours.items() ^ theirs.items()
     known = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.name != "_name"}
     known = {name: str(value) if isinstance(value, enum.Enum) else value for name, value in known.items()}
-    facts = metadata.facts(cfg, dictionary.symbols, None)
-    facts["tokenizer"] = tokenizer.fingerprint()
+    facts = metadata.facts(cfg, dictionary.symbols, tokenizer.fingerprint())
     return known, metadata.to_tensor(facts)
 
 

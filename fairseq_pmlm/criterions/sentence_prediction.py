@@ -94,7 +94,7 @@ class PMLMSentencePredictionCriterion(FairseqCriterion):
             PMLMError: the data has no labels.
         """
         if "target" not in sample:
-            raise PMLMError("this split has no labels; scripts/predict.py predicts them")
+            raise PMLMError("this split has no labels; pmlm predict predicts them")
         outputs, _ = model(**sample["net_input"], features_only=True, classification_head_name=self.head)
         targets = model.get_targets(sample, [outputs]).view(-1)
         if self.regression:

@@ -21,7 +21,7 @@ from typing import Optional
 import torch
 
 from ..utils.errors import PMLMError, first_line
-from . import training_state as progress
+from . import training_state
 from .replace import Patch
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def train_in_many_processes() -> list[Patch]:
 
     def wrap_step(original):
         def patched(self, samples, *args, **kwargs):
-            progress.update()
+            training_state.update()
             return original(self, samples if self.is_fsdp else without_fillers(samples), *args, **kwargs)
 
         return patched
@@ -309,9 +309,9 @@ def leave(utils) -> None:
 
 def must_train(main, cfg, **kwargs) -> None:
     """fairseq's *main*, and an error where it was a training and made no update."""
-    progress.early_stopping = getattr(main, "__globals__", {}).get("should_stop_early")
+    training_state.early_stopping = getattr(main, "__globals__", {}).get("should_stop_early")
     main(cfg, **kwargs)
-    if progress.trained_nothing():
+    if training_state.trained_nothing():
         raise PMLMError(
             "nothing was trained: no update was made; what is logged above says why (--stop-min-lr, for example)"
         )

@@ -4,6 +4,7 @@ import logging
 import re
 from typing import Any
 
+from ..tokenizers.dictionary import read_dictionary
 from ..utils.errors import PMLMError, first_line
 from .replace import Patch
 
@@ -28,8 +29,6 @@ def name_dictionary_lines() -> list[Patch]:
             except FileNotFoundError:
                 raise
             except Exception as error:
-                from ..tokenizers.dictionary import read_dictionary  # needs the tokenizers, which need fairseq
-
                 if not isinstance(f, str):  # fairseq's function calls itself; the outer call knows the name
                     raise
                 read_dictionary(f)  # names the line
@@ -48,7 +47,7 @@ def check_classified_texts() -> list[Patch]:
     """
     from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
-    from ..data import indexed as binarized
+    from ..data import indexed
 
     def wrap(original):
         def patched(self, split, combine=False, **kwargs):
@@ -57,7 +56,7 @@ def check_classified_texts() -> list[Patch]:
                 sides["label"] = self.label_dictionary
             for side, dictionary in sides.items():
                 labels = dictionary if side == "label" else None
-                binarized.check(f"{self.cfg.data}/{side}/{split}", len(dictionary), combine, labels)
+                indexed.check(f"{self.cfg.data}/{side}/{split}", len(dictionary), combine, labels)
             return original(self, split, combine=combine, **kwargs)
 
         return patched

@@ -13,8 +13,7 @@ import zlib
 import numpy as np
 
 from ..utils.errors import PMLMError
-from . import checkpoint_files, distributed
-from . import training_state as progress
+from . import checkpoint_files, distributed, training_state
 from .replace import Patch
 
 logger = logging.getLogger(__name__)
@@ -32,14 +31,14 @@ def resume_exactly() -> list[Patch]:
 
     def wrap_load(original):
         def patched(cfg, trainer, **passthrough_args):
-            progress.begin()
+            training_state.begin()
             distributed.check_joined(trainer)
             if trainer.data_parallel_rank == 0 and not cfg.no_save:
                 checkpoint_files.hold(cfg.save_dir, trainer.checkpoint_suffix)
-            if progress.early_stopping is None:  # fairseq-hydra-train has called its main before we were there
+            if training_state.early_stopping is None:  # fairseq-hydra-train has called its main before we were there
                 from fairseq_cli import train
 
-                progress.early_stopping = train.should_stop_early
+                training_state.early_stopping = train.should_stop_early
             cfg = which_checkpoint(cfg, trainer)
             extra_state, epoch_itr = original(cfg, trainer, **passthrough_args)
             if extra_state is not None:
@@ -52,7 +51,7 @@ def resume_exactly() -> list[Patch]:
 
     def wrap_save(original):
         def patched(self, filename, extra_state):
-            early = progress.early_stopping
+            early = training_state.early_stopping
             if hasattr(early, "best"):
                 extra_state = {**extra_state, "patience": [early.best, early.num_runs]}
             return original(self, filename, extra_state)
@@ -175,7 +174,7 @@ def restore_between_epochs(cfg, trainer, extra_state) -> None:
 
 def restore_patience(cfg, extra_state) -> None:
     """Go on counting validations without an improvement. Why: fairseq starts at 0 with each restart."""
-    early = progress.early_stopping
+    early = training_state.early_stopping
     if early is not None and "patience" in extra_state and not (cfg.reset_optimizer or cfg.reset_meters):
         early.best, early.num_runs = extra_state["patience"]
 
@@ -192,12 +191,12 @@ def stop_if_complete(trainer, epoch_itr) -> None:
         reason = f"--max-update {limit.max_update}"
     elif limit.max_epoch and epoch_itr.next_epoch_idx > limit.max_epoch:
         reason = f"--max-epoch {limit.max_epoch}"
-    elif 0 < patience <= getattr(progress.early_stopping, "num_runs", 0):
+    elif 0 < patience <= getattr(training_state.early_stopping, "num_runs", 0):
         reason = f"--patience {patience}"
     else:
         return
     logger.info(f"nothing left to train: {updates:,} updates are made ({reason})")
-    progress.complete()
+    training_state.complete()
     limit.max_epoch = -1  # which ends fairseq's loop over the epochs before the first
 
 

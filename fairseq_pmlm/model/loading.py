@@ -26,7 +26,7 @@ def load(
     Args:
         path: a checkpoint of ``fairseq-train`` or of ``pmlm import``.
         dictionary: that it was trained with; has <mask> and <pseudo>.
-        tokenizer: path of the tokenizer file beside the dictionary.
+        tokenizer: fingerprint of the tokenizer that belongs to the dictionary.
         kind: class of the model.
 
     Returns:

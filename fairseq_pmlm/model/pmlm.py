@@ -59,7 +59,7 @@ class PMLM(nn.Module):
     Args:
         cfg: options.
         dictionary: has <mask> and <pseudo>.
-        tokenizer: path of the tokenizer file beside the dictionary, if there is one; the model remembers its hash.
+        tokenizer: fingerprint of the tokenizer that belongs to the dictionary, if there is one.
     """
 
     def __init__(self, cfg: PMLMConfig, dictionary: Symbols, tokenizer: Optional[str] = None):

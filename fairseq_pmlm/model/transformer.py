@@ -52,8 +52,10 @@ class Layer(nn.Module):
         """
         attended = self.self_attn(x, seen, context_length, queries, context_queries, store)
         x = x if queries is None else select_slots(x, queries)
-        if not x.size(1):
-            return x
+        return self.feed_forward(x, attended) if x.size(1) else x
+
+    def feed_forward(self, x: Tensor, attended: Tensor) -> Tensor:
+        """All that follows the attention: residuals, LayerNorms and the feed-forward sublayer; one slot at a time."""
         x = self.self_attn_layer_norm(x + self.dropout(attended))
         hidden = self.activation_dropout(self.fc1(x, self.activation_fn))  # (batch, slots, ffn_dim)
         return self.final_layer_norm(x + self.dropout(self.fc2(hidden)))

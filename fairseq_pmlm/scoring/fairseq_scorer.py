@@ -35,7 +35,7 @@ class RougeConfig(FairseqDataclass):
 
 
 class FairseqRougeScorer(BaseScorer):
-    """ROUGE of what ``fairseq-generate`` decodes, without intervals (``scripts/score.py`` has them)."""
+    """ROUGE of what ``fairseq-generate`` decodes, without intervals (``pmlm score`` has them)."""
 
     EARLY = 64  # pairs after which the letters are looked at for the first time
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..checkpoints import context
-from ..data import indexed as binarized
+from ..data import indexed
 from ..model.config import ARCHITECTURES
 from ..model.pmlm import PMLM
 from ..tokenizers import files as tokenizer_files
@@ -123,7 +123,7 @@ class PMLMBaseTask(FairseqTask):
             MissingDataError: there are none.
             PMLMError: the files are damaged.
         """
-        binarized.check(prefix, len(self.dictionary) if scan else None, combine)
+        indexed.check(prefix, len(self.dictionary) if scan else None, combine)
         try:
             dataset = data_utils.load_indexed_dataset(prefix, self.dictionary, combine=combine)
         except (ValueError, AssertionError, struct.error) as error:  # of a format that nobody has checked

@@ -76,7 +76,8 @@ class FairseqPMLM(PMLMModel, BaseFairseqModel):
             )
         config.check(cfg)
         labels = task_labels(task)
-        model = cls(cfg, task.source_dictionary, tokenizer_files.find(getattr(task.cfg, "data", "") or ""))
+        tokenizer = tokenizer_files.find(getattr(task.cfg, "data", "") or "")
+        model = cls(cfg, task.source_dictionary, tokenizer and tokenizer_files.fingerprint(tokenizer))
         model.labels = labels
         return model
 

@@ -111,7 +111,7 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
                 cfg.source_lang, cfg.target_lang = data_utils.infer_language_pair(directory)
         if cfg.source_lang is None or cfg.target_lang is None:
             raise PMLMError(
-                f"{cfg.data} holds no binarized pairs (such as train.src-tgt.src.bin); see scripts/prepare_seq2seq.py"
+                f"{cfg.data} holds no binarized pairs (such as train.src-tgt.src.bin); see pmlm prepare pairs"
             )
         dictionary = load_dictionary(cfg.data, f"dict.{cfg.source_lang}.txt")
         if load_dictionary(cfg.data, f"dict.{cfg.target_lang}.txt") != dictionary:

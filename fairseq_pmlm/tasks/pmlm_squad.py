@@ -1,7 +1,7 @@
 """Extractive question answering: a question and a passage in, the place of the answer in the passage out.
 
 ``fairseq-train DATA --user-dir fairseq_pmlm --task pmlm_squad --arch pmlm_base --criterion pmlm_squad
---finetune-from-model PRETRAINED``, then ``scripts/predict_squad.py``.
+--finetune-from-model PRETRAINED``, then ``pmlm predict``.
 """
 
 import logging

@@ -72,6 +72,7 @@ def read_tokenizer_json(content: dict[str, Any], path: str) -> tuple[list[str], 
     try:
         ids = content["model"]["vocab"] | {token["content"]: token["id"] for token in content["added_tokens"]}
         pieces = sorted(ids, key=ids.__getitem__)
+        "".join(pieces).encode()  # JSON can spell half surrogates, which no file of pieces can hold
         if content["model"]["type"] != "WordPiece" or [ids[piece] for piece in pieces] != list(range(len(ids))):
             raise PMLMError(f"{path} is not WordPiece with the numbers 0 to {len(ids) - 1}")
         normalizer, model = content["normalizer"], content["model"]
@@ -90,7 +91,7 @@ def read_tokenizer_json(content: dict[str, Any], path: str) -> tuple[list[str], 
         if accents is not None and not isinstance(accents, bool):
             raise PMLMError(f"{path}: its normalizer.strip_accents is {accents!r}, neither true nor false")
         settings = Settings(bool(normalizer["lowercase"]), accents, bool(normalizer["handle_chinese_chars"]))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, UnicodeEncodeError) as error:
         raise PMLMError(f"{path} is not BERT's WordPiece ({describe(error)})") from None
     return check_vocabulary(pieces, path), settings
 

@@ -49,7 +49,7 @@ def clean_line(text: str, replaced: Optional[Counter] = None) -> str:
 
 @dataclass
 class Counts:
-    """What was read: the numbers that the prepare scripts report."""
+    """What was read: the numbers that the prepare commands report."""
 
     files: int = 0
     empty_files: int = 0
@@ -218,10 +218,11 @@ def keep_inputs(out: str | os.PathLike | None, *read: str | os.PathLike) -> None
 
 
 def write_output(path: str | os.PathLike | None, text: str) -> None:
-    """What a script has made: into the file of its ``--out``, as :func:`write_text`, or to standard output.
+    """What a command has made: into the file of its ``--out``, as :func:`write_text`, or to standard output.
 
     Raises:
-        PMLMError: it cannot be written; who reads standard output has gone.
+        BrokenPipeError: the reader of standard output has gone.
+        PMLMError: it cannot be written for another reason.
     """
     if path:
         write_text(path, text)
@@ -230,6 +231,8 @@ def write_output(path: str | os.PathLike | None, text: str) -> None:
         # by line: an unbuffered stream (PYTHONUNBUFFERED) keeps silent about what is left of a single large write
         sys.stdout.writelines(text.splitlines(keepends=True))
         sys.stdout.flush()
+    except BrokenPipeError:  # no fault of the user's: ``pmlm ... | head`` ends quietly
+        raise
     except OSError as error:
         # what is left of it is not written again, and refused again, when Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

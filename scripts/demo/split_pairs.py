@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 
-import fairseq_pmlm  # noqa: F401
+import fairseq_pmlm.tasks  # noqa: F401
 from fairseq_pmlm.utils.errors import PMLMError
 from fairseq_pmlm.utils.io import Counts, read_records, text_value, write_text
 

@@ -5,12 +5,12 @@
 #   bash scripts/recipes/glue.sh --smoke TASK [OUT]     the whole path in minutes, on examples made on the spot
 #
 # TASK is CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE or WNLI, and DATA holds its files as published. CHECKPOINT is a
-# pre-trained model; dict.txt and the tokenizer file are those of --vocab (default: its directory). The UniLMv2 paper
+# pre-trained model; dict.txt and the tokenizer file are those of --vocab-from (default: its directory). The UniLMv2 paper
 # (table 9) has batches of 16 or 32, learning rates of 5e-6 to 3e-5, 10 or 15 epochs, warm-up over 0.1 or 0.2 of the
 # updates, and these results for the base size (development sets): MNLI 88.5, SST-2 95.1, MRPC 91.8, RTE 81.3, QNLI
 # 93.5, QQP 91.7, STS-B 91.0, CoLA 65.2.
 #
-#   --vocab DIR              directory with the dict.txt and tokenizer file that CHECKPOINT was trained with
+#   --vocab-from DIR         directory with the dict.txt and tokenizer file that CHECKPOINT was trained with
 #   --seeds N                seeds 1 to N (default: 3)
 #   --batch N                texts an update (default: 32)
 #   --lr F                   default: 2e-5
@@ -40,13 +40,13 @@ while [ $# -gt 0 ]; do
         -h | --help) sed -n '2,/^set /p' "scripts/recipes/glue.sh" | sed '$d; s/^# \{0,1\}//'; exit 0 ;;
         --smoke) SMOKE=yes; shift; continue ;;
         --skip-malformed | --skip-empty) SKIP+=("$1"); shift; continue ;;
-        --vocab | --seeds | --batch | --lr | --epochs | --warmup | --layer-lr-decay | --max-positions | --texts-per-device | --precision)
+        --vocab-from | --seeds | --batch | --lr | --epochs | --warmup | --layer-lr-decay | --max-positions | --texts-per-device | --precision)
             [ $# -ge 2 ] || fail "$1 needs a value"
             GIVEN+=("$1") ;;&
         --seeds | --batch | --epochs | --max-positions | --texts-per-device) need_number "$1" "$2" ;;&
         --lr | --warmup | --layer-lr-decay) need_real "$1" "$2" ;;&
         --precision) case $2 in fp32 | bf16) PRECISION=$2 ;; *) fail "--precision $2: expected fp32 or bf16" ;; esac ;;
-        --vocab) VOCAB=$(from_here "$2") ;;
+        --vocab-from) VOCAB=$(from_here "$2") ;;
         --seeds) SEEDS=$2 ;;
         --batch) BATCH=$2 ;;
         --lr) LR=$2 ;;
@@ -77,7 +77,7 @@ else
     [ -d "$DATA" ] || fail "there is no directory $DATA"
     [ -f "$CHECKPOINT" ] || fail "there is no checkpoint $CHECKPOINT"
     VOCAB=${VOCAB:-$(dirname "$CHECKPOINT")}
-    [ -f "$VOCAB/dict.txt" ] || fail "there is no $VOCAB/dict.txt; give --vocab DIR, the data directory of the pre-training"
+    [ -f "$VOCAB/dict.txt" ] || fail "there is no $VOCAB/dict.txt; give --vocab-from DIR, the data directory of the pre-training"
     for place in "$DATA" "$CHECKPOINT" "$VOCAB"; do
         case $(realpath -m "$place")/ in "$(realpath -m "$OUT")"/*) fail "$place lies in the output directory $OUT; choose another" ;; esac
     done
@@ -106,7 +106,7 @@ if [ -n "$SMOKE" ]; then
     step examples "Examples, made on the spot" "$DATA" \
         python scripts/recipes/smoke_examples.py "$TASK" --destdir "$DATA"
     step text "Vocabulary, and the pre-training text" "$VOCAB" \
-        python scripts/prepare_pretraining.py --text "$DATA/text.txt" --vocab-size 60 --character-coverage 1 \
+        pmlm prepare text --text "$DATA/text.txt" --vocab-size 60 --character-coverage 1 \
         --destdir "$VOCAB" --overwrite
     step pretrain "A tiny pre-trained model" "$OUT/pretrained" \
         fairseq_train "$OUT/logs/pretrain.log" "$VOCAB" --user-dir fairseq_pmlm --task pmlm --criterion pmlm --cpu \
@@ -115,7 +115,7 @@ if [ -n "$SMOKE" ]; then
         --max-update 10 --no-epoch-checkpoints --save-dir "$OUT/pretrained"
 fi
 step data "The texts binarized" "$OUT/data" \
-    python scripts/prepare_glue.py --task "$TASK" --data "$DATA" --vocab-from "$VOCAB" "${SKIP[@]}" \
+    pmlm prepare glue --task "$TASK" --data "$DATA" --vocab-from "$VOCAB" "${SKIP[@]}" \
     --destdir "$OUT/data" --overwrite
 [ -e "$OUT/data/valid.jsonl" ] || fail "$DATA holds no validation set of $TASK; this recipe compares results on it"
 read -r CLASSES METRICS TEXTS < <(python - "$TASK" "$OUT/data" <<'PYTHON'
@@ -154,7 +154,7 @@ for ((SEED = 1; SEED <= SEEDS; SEED++)); do
 done
 history=$all
 step table "Mean and standard deviation" "$OUT/table.md" \
-    python scripts/seeds.py "${LOGS[@]}" --out "$OUT/table.md"
+    pmlm seeds "${LOGS[@]}" --out "$OUT/table.md"
 echo
 cat "$OUT/table.md"
 echo

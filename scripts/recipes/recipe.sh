@@ -3,9 +3,9 @@
 #   bash scripts/recipes/NAME.sh DATA CHECKPOINT OUT [options]    fine-tune CHECKPOINT on DATA, generate, score
 #   bash scripts/recipes/NAME.sh --smoke [OUT]                    the whole path in a minute, on examples made on the spot
 #
-# CHECKPOINT is a pre-trained model; dict.txt and the tokenizer file are those of --vocab (default: its directory).
+# CHECKPOINT is a pre-trained model; dict.txt and the tokenizer file are those of --vocab-from (default: its directory).
 #
-#   --vocab DIR                  directory with the dict.txt and tokenizer file that CHECKPOINT was trained with
+#   --vocab-from DIR             directory with the dict.txt and tokenizer file that CHECKPOINT was trained with
 #   --devices N                  GPUs to train on (default: all that there are; without any, the CPU)
 #   --sentences-per-device N     sentences that fit one device at a time; the rest of an update is accumulated
 #   --precision fp32|bf16|fp16   default: bf16 on GPUs, fp32 on the CPU
@@ -34,13 +34,13 @@ while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
         --smoke) SMOKE=yes; shift; continue ;;
-        --vocab | --devices | --sentences-per-device | --precision | --max-positions | --epochs | --lr | --seed)
+        --vocab-from | --devices | --sentences-per-device | --precision | --max-positions | --epochs | --lr | --seed)
             [ $# -ge 2 ] || fail "$1 needs a value"
             GIVEN+=("$1") ;;&
         --devices | --sentences-per-device | --max-positions | --epochs | --seed) need_number "$1" "$2" ;;&
         --lr) need_real "$1" "$2" ;;&
         --precision) case $2 in fp32 | bf16 | fp16) ;; *) fail "--precision $2: expected fp32, bf16 or fp16" ;; esac ;;&
-        --vocab) VOCAB=$(from_here "$2") ;;
+        --vocab-from) VOCAB=$(from_here "$2") ;;
         --devices) DEVICES=$2 ;;
         --sentences-per-device) SENTENCES=$2 ;;
         --precision) PRECISION=$2 ;;
@@ -66,7 +66,7 @@ else
     for place in "$DATA" "$CHECKPOINT" "$VOCAB"; do
         case $(realpath -m "$place")/ in "$(realpath -m "$OUT")"/*) fail "$place lies in the output directory $OUT; choose another" ;; esac
     done
-    [ -f "$VOCAB/dict.txt" ] || fail "there is no $VOCAB/dict.txt; give --vocab DIR, the data directory of the pre-training"
+    [ -f "$VOCAB/dict.txt" ] || fail "there is no $VOCAB/dict.txt; give --vocab-from DIR, the data directory of the pre-training"
 fi
 
 # find_file BASE: a file of DATA, plain or .gz; nothing if there is none.
@@ -135,7 +135,7 @@ if [ -n "$SMOKE" ]; then
     DATA=$OUT/examples VOCAB=$OUT/text CHECKPOINT=$OUT/pretrained/checkpoint_last.pt
     find_data
     step text "Vocabulary, and the pre-training text" "$VOCAB" \
-        python scripts/prepare_pretraining.py --text "$DATA/text.txt" --vocab-size 60 --character-coverage 1 \
+        pmlm prepare text --text "$DATA/text.txt" --vocab-size 60 --character-coverage 1 \
         --destdir "$VOCAB" --overwrite
     step pretrain "A tiny pre-trained model" "$OUT/pretrained" \
         fairseq_train "$OUT/logs/pretrain.log" "$VOCAB" --user-dir fairseq_pmlm --task pmlm --criterion pmlm --cpu \
@@ -145,7 +145,7 @@ if [ -n "$SMOKE" ]; then
 fi
 
 step data "The pairs binarized" "$OUT/data" \
-    python scripts/prepare_seq2seq.py "${PREPARE[@]}" --vocab-from "$VOCAB" --destdir "$OUT/data" --overwrite
+    pmlm prepare pairs "${PREPARE[@]}" --vocab-from "$VOCAB" --destdir "$OUT/data" --overwrite
 divide_batch
 PAIRS=$(wc -l <"$OUT/data/train.src.txt")
 UPDATES=$(((PAIRS + BATCH - 1) / BATCH * EPOCHS))
@@ -170,12 +170,12 @@ step generate "Generation" "$OUT/generate.txt" \
     --no-repeat-ngram-size "$NGRAM" ${NGRAM_IGNORE:+--no-repeat-ngram-ignore "$NGRAM_IGNORE"} \
     --batch-size 32 "${MACHINE[@]}"
 step hypotheses "Hypotheses in the order of the data" "$OUT/hyp.txt" \
-    python scripts/hypotheses.py "$OUT/generate.txt" --text "$OUT/hyp.txt" --json "$OUT/hyp.jsonl"
+    pmlm hypotheses "$OUT/generate.txt" --out "$OUT/hyp.txt" --save-json "$OUT/hyp.jsonl"
 REFERENCES=()
 for file in "$OUT"/data/test.ref*.txt; do [ ! -e "$file" ] || REFERENCES+=(--ref "$file"); done
 [ ${#REFERENCES[@]} -gt 0 ] || REFERENCES=(--ref "$OUT/data/test.tgt.txt")
 score() {
-    set -- python scripts/score.py --preset "$PRESET" --hyp "$OUT/hyp.txt" "$@" --save-json "$OUT/scores.json"
+    set -- pmlm score --preset "$PRESET" --hyp "$OUT/hyp.txt" "$@" --save-json "$OUT/scores.json"
     echo_command "$@" ">$OUT/scores.txt"
     "$@" >"$OUT/scores.txt.tmp"
     mv "$OUT/scores.txt.tmp" "$OUT/scores.txt"

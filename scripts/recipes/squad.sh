@@ -5,12 +5,12 @@
 #   bash scripts/recipes/squad.sh --smoke [OUT]     the whole path in minutes, on examples made on the spot
 #
 # DATA holds SQuAD's JSON as train-v1.1.json and dev-v1.1.json, or the same of v2.0, plain or .gz. CHECKPOINT is a
-# pre-trained model; dict.txt and the tokenizer file are those of --vocab (default: its directory). Settings are those of
-# the UniLMv2 paper (table 9): batches of 32, learning rate 2e-5, warm-up over 0.1 of the updates, 4 epochs. Published
+# pre-trained model; dict.txt and the tokenizer file are those of --vocab-from (default: its directory). Settings are those
+# of the UniLMv2 paper (table 9): batches of 32, learning rate 2e-5, warm-up over 0.1 of the updates, 4 epochs. Published
 # with them (base size, with relative positions): F1/EM 93.1/87.1 for version 1.1, 86.1/83.3 for version 2.0.
 #
 #   --version 1.1|2.0         which one, where DATA holds both
-#   --vocab DIR               directory with the dict.txt and tokenizer file that CHECKPOINT was trained with
+#   --vocab-from DIR          directory with the dict.txt and tokenizer file that CHECKPOINT was trained with
 #   --seeds N                 seeds 1 to N (default: 3)
 #   --batch N, --lr F, --epochs N, --warmup F    instead of the published settings
 #   --max-source-positions N  longest window in tokens (default: 384); --doc-stride N (default: 128)
@@ -35,14 +35,14 @@ while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) sed -n '2,/^set /p' "scripts/recipes/squad.sh" | sed '$d; s/^# \{0,1\}//'; exit 0 ;;
         --smoke) SMOKE=yes; shift; continue ;;
-        --version | --vocab | --seeds | --batch | --lr | --epochs | --warmup | --max-source-positions | --doc-stride | --windows-per-device | --precision)
+        --version | --vocab-from | --seeds | --batch | --lr | --epochs | --warmup | --max-source-positions | --doc-stride | --windows-per-device | --precision)
             [ $# -ge 2 ] || fail "$1 needs a value"
             GIVEN+=("$1") ;;&
         --seeds | --batch | --epochs | --max-source-positions | --doc-stride | --windows-per-device) need_number "$1" "$2" ;;&
         --lr | --warmup) need_real "$1" "$2" ;;&
         --precision) case $2 in fp32 | bf16) PRECISION=$2 ;; *) fail "--precision $2: expected fp32 or bf16" ;; esac ;;
         --version) case $2 in 1.1 | 2.0) VERSION=$2 ;; *) fail "--version $2: expected 1.1 or 2.0" ;; esac ;;
-        --vocab) VOCAB=$(from_here "$2") ;;
+        --vocab-from) VOCAB=$(from_here "$2") ;;
         --seeds) SEEDS=$2 ;;
         --batch) BATCH=$2 ;;
         --lr) LR=$2 ;;
@@ -83,7 +83,7 @@ else
     [ -d "$DATA" ] || fail "there is no directory $DATA"
     [ -f "$CHECKPOINT" ] || fail "there is no checkpoint $CHECKPOINT"
     VOCAB=${VOCAB:-$(dirname "$CHECKPOINT")}
-    [ -f "$VOCAB/dict.txt" ] || fail "there is no $VOCAB/dict.txt; give --vocab DIR, the data directory of the pre-training"
+    [ -f "$VOCAB/dict.txt" ] || fail "there is no $VOCAB/dict.txt; give --vocab-from DIR, the data directory of the pre-training"
     for place in "$DATA" "$CHECKPOINT" "$VOCAB"; do
         case $(realpath -m "$place")/ in "$(realpath -m "$OUT")"/*) fail "$place lies in the output directory $OUT; choose another" ;; esac
     done
@@ -114,7 +114,7 @@ if [ -n "$SMOKE" ]; then
         python scripts/recipes/smoke_examples.py squad --destdir "$DATA"
     find_data
     step text "Vocabulary, and the pre-training text" "$VOCAB" \
-        python scripts/prepare_pretraining.py --text "$DATA/text.txt" --vocab-size 60 --character-coverage 1 \
+        pmlm prepare text --text "$DATA/text.txt" --vocab-size 60 --character-coverage 1 \
         --destdir "$VOCAB" --overwrite
     step pretrain "A tiny pre-trained model" "$OUT/pretrained" \
         fairseq_train "$OUT/logs/pretrain.log" "$VOCAB" --user-dir fairseq_pmlm --task pmlm --criterion pmlm --cpu \
@@ -123,7 +123,7 @@ if [ -n "$SMOKE" ]; then
         --max-update 10 --no-epoch-checkpoints --save-dir "$OUT/pretrained"
 fi
 step data "The questions and passages binarized" "$OUT/data" \
-    python scripts/prepare_squad.py --train "$TRAIN" --valid "$DEV" --vocab-from "$VOCAB" \
+    pmlm prepare squad --train "$TRAIN" --valid "$DEV" --vocab-from "$VOCAB" \
     --max-source-positions "$WINDOW" --doc-stride "$STRIDE" --max-question-positions "$QUESTION" \
     --destdir "$OUT/data" --overwrite
 WINDOWS=$(python -c "import sys, numpy; print(len(numpy.load(sys.argv[1], mmap_mode='r')))" "$OUT/data/train.windows.npy")
@@ -145,12 +145,12 @@ for ((SEED = 1; SEED <= SEEDS; SEED++)); do
         --update-freq "$ACCUMULATE" "${MACHINE[@]}" --best-checkpoint-metric $METRIC --maximize-best-checkpoint-metric \
         --seed "$SEED" --log-interval 50 --no-epoch-checkpoints --no-last-checkpoints --save-dir "$OUT/seed$SEED"
     step "answers$SEED" "Answers, seed $SEED of $SEEDS" "$OUT/answers$SEED" \
-        python scripts/predict_squad.py "$OUT/data" --path "$OUT/seed$SEED/checkpoint_best.pt" --split valid \
-        --destdir "$OUT/answers$SEED" --batch-size "$FIT" "${DEVICE[@]}"
+        pmlm predict "$OUT/data" --path "$OUT/seed$SEED/checkpoint_best.pt" --split valid \
+        --destdir "$OUT/answers$SEED" --max-tokens $((FIT * WINDOW)) "${DEVICE[@]}"
     SCORES+=("$OUT/answers$SEED/scores.json") all+=$history
 done
 history=$all
-step table "Mean and standard deviation" "$OUT/table.md" python scripts/seeds.py "${SCORES[@]}" --out "$OUT/table.md"
+step table "Mean and standard deviation" "$OUT/table.md" pmlm seeds "${SCORES[@]}" --out "$OUT/table.md"
 echo
 cat "$OUT/table.md"
 echo

@@ -1,16 +1,5 @@
-#!/usr/bin/env python
-"""Draw what runs of ``fairseq-train`` have logged as one page of HTML, which needs no network and runs no script.
+"""What runs of ``fairseq-train`` have logged as one page of HTML, which needs no network and runs no script."""
 
-    fairseq-train ... --log-format json --log-file RUN_DIR/train.log --save-dir RUN_DIR
-    python scripts/report.py RUN_DIR                       # writes RUN_DIR/report.html
-    python scripts/report.py RUN_A RUN_B --out compare.html     # side by side
-
-RUN_DIR is a directory, or a log. Of a directory, every file there or in its folder logs/ counts that ends in .log,
-.txt, .out or .jsonl: logs of training (--log-format json, from --log-file or the output), the output of
-fairseq-generate, whose texts are shown, and scores, as score.py --save-json writes them (.json).
-"""
-
-import argparse
 import html
 import io
 import itertools
@@ -24,11 +13,9 @@ from dataclasses import dataclass, field
 import matplotlib
 import numpy as np
 
-from fairseq_pmlm.cli.arguments import positive
-from fairseq_pmlm.reporting import logs as training_logs
-from fairseq_pmlm.scoring import hypotheses
-from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
-from fairseq_pmlm.utils.io import write_text
+from ..scoring import hypotheses
+from ..utils.errors import PMLMError
+from . import logs as training_logs
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -183,7 +170,7 @@ def draw(runs: list[Run], title: str, keys: tuple[str, ...], unit: str, parts: t
             axes.spines[["top", "right"]].set_visible(False)
             if finite and min(finite) > 0 and max(finite) > 50 * sorted(finite)[len(finite) // 2]:
                 axes.set_yscale("log")  # one outlier would flatten the rest
-            if any(line.get_label()[0] != "_" for line in axes.lines):
+            if any(str(line.get_label())[0] != "_" for line in axes.lines):
                 axes.legend(frameon=False, fontsize=7)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
@@ -285,23 +272,3 @@ def sample_table(runs: list[Run], shown: int) -> str:
         rows.append([str(record.id), *(text if len(text) <= 1200 else text[:1200] + " ..." for text in texts)])
     note = f"<p class=muted>{len(rows)} of {count}; the best hypothesis, and its score in bits.</p>"
     return note + table(["", "source", "reference", *(run.name for run in runs)], rows, "text")
-
-
-def main(argv=None) -> None:
-    install_excepthook()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="directory of a run, or its log")
-    parser.add_argument("--out", metavar="FILE", help="page to write (default: report.html in the first RUN_DIR)")
-    parser.add_argument(
-        "--samples", type=positive, default=20, metavar="N", help="texts to show (default: %(default)s)"
-    )
-    args = parser.parse_args(argv)
-    runs = find_runs(args.runs)
-    first = args.runs[0] if os.path.isdir(args.runs[0]) else os.path.dirname(args.runs[0])
-    out = args.out or os.path.join(first, "report.html")
-    write_text(out, re.sub("[\ud800-\udfff]", "\ufffd", page(runs, args.samples)))
-    print(f"{out}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {sum(len(run.log.train) for run in runs):,} entries")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
-"""SQuAD's JSON to a directory that ``fairseq-train --task pmlm_squad`` and ``scripts/predict_squad.py`` read.
+"""SQuAD's JSON to a directory that ``fairseq-train --task pmlm_squad`` and ``pmlm predict`` read.
 
-    python scripts/prepare_squad.py --train train-v2.0.json --valid dev-v2.0.json \\
+    pmlm prepare squad --train train-v2.0.json --valid dev-v2.0.json \\
         --vocab-from data-bin/corpus --destdir data-bin/squad
 
 Files are SQuAD's JSON of version 1.1 or 2.0, plain or .gz; all of one version. Each question makes one or more windows
@@ -10,37 +10,31 @@ An answer must stand where the file says. It is pointed at in pieces of the toke
 (the answer is "1990", and the piece "1990s"), its id is listed in DIR/train.unmapped.txt. Such questions are left out
 of --train; those of --valid and --test are answered and scored, but have no loss.
 
-The tokenizer and the dictionary are those of a directory that prepare_pretraining.py or import_checkpoint.py wrote.
+The tokenizer and the dictionary are those of a directory that ``pmlm prepare text`` or ``pmlm import`` wrote.
 Predictions are cut out of the passages as they are in the JSON, so DIR also holds the texts, and where in them each
-piece stands; see fairseq_pmlm/squad/files.py.
+piece stands (fairseq_pmlm.squad.files).
 """
 
 import argparse
 import os
 import re
 
-from fairseq_pmlm.cli import arguments
-from fairseq_pmlm.preparation import binarize
-from fairseq_pmlm.preparation.squad import Prepared, prepare
-from fairseq_pmlm.squad import windows
-from fairseq_pmlm.squad.files import OURS
-from fairseq_pmlm.utils import directories
-from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
+from ..preparation import binarize
+from ..preparation.squad import Prepared, prepare
+from ..squad import windows
+from ..squad.files import OURS
+from ..utils import directories
+from ..utils.errors import PMLMError
+from . import arguments
 
 PARTS = ("train", "valid", "test")
 
 
-def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = arguments.command_parser("prepare squad", __doc__)
     for name, text in zip(PARTS, ("to train on", "for validation", "to predict; answers may be missing"), strict=True):
         parser.add_argument(f"--{name}", metavar="FILE", help=f"SQuAD's JSON {text}")
-    parser.add_argument(
-        "--vocab-from",
-        required=True,
-        metavar="DIR",
-        help="directory whose dict.txt and tokenizer file to use: that of the model to fine-tune, be it one that "
-        "prepare_pretraining.py or import_checkpoint.py wrote",
-    )
+    arguments.add_vocab_from_argument(parser)
     windows.add_arguments(parser)
     arguments.add_output_arguments(parser)
     args = parser.parse_args(argv)
@@ -70,8 +64,7 @@ def report(name: str, prepared: Prepared, destdir: str) -> None:
         print(f"  answers that lie in no window as a whole: {p.answers_elsewhere:,}; their windows have no answer")
 
 
-def main(argv=None) -> None:
-    install_excepthook()
+def main(argv: list[str]) -> None:
     args = parse_arguments(argv)
     paths = {name: getattr(args, name) for name in PARTS if getattr(args, name)}
     for name, path in paths.items():
@@ -86,7 +79,3 @@ def main(argv=None) -> None:
         report(name, prepared, args.destdir)
     hint = "" if {"train", "valid"} <= done.keys() else "; fairseq-train needs --train and --valid"
     print(f"{args.destdir} is ready for --task pmlm_squad{hint}")
-
-
-if __name__ == "__main__":
-    main()

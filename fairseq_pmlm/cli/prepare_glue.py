@@ -1,18 +1,18 @@
 """Labelled texts to a directory that ``fairseq-train --task sentence_prediction`` reads.
 
-    python scripts/prepare_glue.py --task RTE --data glue_data/RTE --vocab-from data-bin/corpus --destdir data-bin/RTE
-    python scripts/prepare_glue.py --train train.tsv --valid valid.tsv --texts premise hypothesis --label gold ...
-    python scripts/prepare_glue.py --train train.tsv --valid valid.tsv --no-header --texts 1 --label 2 ...
-    python scripts/prepare_glue.py --train train.jsonl --valid valid.jsonl --texts a b --label score --regression ...
+    pmlm prepare glue --task RTE --data glue_data/RTE --vocab-from data-bin/corpus --destdir data-bin/RTE
+    pmlm prepare glue --train train.tsv --valid valid.tsv --texts premise hypothesis --label gold ...
+    pmlm prepare glue --train train.tsv --valid valid.tsv --no-header --texts 1 --label 2 ...
+    pmlm prepare glue --train train.jsonl --valid valid.jsonl --texts a b --label score --regression ...
 
 --task takes the files of a GLUE task as they are published: CoLA, SST-2, MRPC (in GLUE's form or in Microsoft's own),
 STS-B, QQP, MNLI (matched as valid and test, mismatched as valid1 and test1), QNLI, RTE, WNLI. Anything else is a table
 with columns between tabs, or JSON lines; --texts and --label name its columns, or number them from 1. Files are UTF-8,
 plain or .gz.
 
-Tokenizer and dictionary are those of a directory that prepare_pretraining.py or import_checkpoint.py wrote. DIR then
+Tokenizer and dictionary are those of a directory that ``pmlm prepare text`` or ``pmlm import`` wrote. DIR then
 holds dict.txt, the tokenizer file, and the binarized input0, input1 (of pairs) and label. Every split but train is
-also kept as text, DIR/valid.jsonl and so on, for scripts/predict.py; a test set without labels as nothing else.
+also kept as text, DIR/valid.jsonl and so on, for ``pmlm predict``; a test set without labels as nothing else.
 """
 
 import argparse
@@ -22,20 +22,20 @@ import re
 import shutil
 from collections import Counter
 
-from fairseq_pmlm.cli import arguments
-from fairseq_pmlm.preparation import binarize, glue
-from fairseq_pmlm.tokenizers.dictionary import load_vocabulary
-from fairseq_pmlm.tokenizers.symbols import FAIRSEQ_SYMBOLS, MADE_UP
-from fairseq_pmlm.utils import directories
-from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
-from fairseq_pmlm.utils.io import Counts, write_text
+from ..preparation import binarize, glue
+from ..tokenizers.dictionary import load_vocabulary
+from ..tokenizers.symbols import FAIRSEQ_SYMBOLS, MADE_UP
+from ..utils import directories
+from ..utils.errors import PMLMError
+from ..utils.io import Counts, write_text
+from . import arguments
 
 SPLITS = ("train", "valid", "test")
 OURS = re.compile(rf"{binarize.OURS.pattern}|input[01]|label|(valid|test)1?\.jsonl")
 
 
-def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = arguments.command_parser("prepare glue", __doc__)
     names = {name.lower(): name for name in glue.TASKS}
     parser.add_argument(
         "--task", metavar="NAME", type=lambda name: names.get(name.lower(), name), help=", ".join(glue.TASKS)
@@ -50,12 +50,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
         "--labels", nargs="+", metavar="LABEL", help="classes in their order (default: those of --train, sorted)"
     )
     parser.add_argument("--regression", action="store_true", help="labels are numbers, to be predicted as such")
-    parser.add_argument(
-        "--vocab-from",
-        required=True,
-        metavar="DIR",
-        help="directory whose dict.txt and tokenizer file to use: that of the model to fine-tune",
-    )
+    arguments.add_vocab_from_argument(parser)
     parser.add_argument(
         "--skip-empty",
         action="store_true",
@@ -106,7 +101,8 @@ class Reader:
     def __init__(self, split: str, path: str, table: glue.Table, args: argparse.Namespace, bpe):
         self.split, self.path, self.table, self.bpe = split, path, table, bpe
         self.skip_empty, self.skip_malformed = args.skip_empty, args.skip_malformed
-        self.counts, self.labels = Counts(), Counter()
+        self.counts = Counts()
+        self.labels: Counter[str | None] = Counter()
         self.records = self.skipped = 0
 
     @property
@@ -133,7 +129,7 @@ class Reader:
             PMLMError: see :func:`glue.read` and :func:`glue.check_label`; no records at all.
         """
         names = [f"input{i}" for i in range(len(self.table.texts))]
-        sides = {name: [] for name in names}
+        sides: dict[str, list[str]] = {name: [] for name in names}
         rows, found = [], []
         for record in self.read():
             for name, text in zip(names, record.texts, strict=True):
@@ -152,7 +148,7 @@ class Reader:
                 write_text(os.path.join(folder, f"{self.split}.{name}.txt"), "".join(f"{text}\n" for text in texts))
 
 
-def find_labels(args: argparse.Namespace, inputs, bpe) -> tuple[str, ...]:
+def find_labels(args: argparse.Namespace, inputs: dict[str, tuple[str, glue.Table]], bpe) -> tuple[str, ...]:
     """The classes in their order; none for regression.
 
     Raises:
@@ -162,7 +158,8 @@ def find_labels(args: argparse.Namespace, inputs, bpe) -> tuple[str, ...]:
         return glue.TASKS[args.task].labels if args.task else ()
     labels = tuple(args.labels or ())
     if not labels:
-        reader = Reader("train", *inputs["train"], args, bpe)
+        path, table = inputs["train"]
+        reader = Reader("train", path, table, args, bpe)
         labels = tuple(sorted({record.label for record in reader.read()}))
         if not reader.records:
             raise PMLMError(f"{args.train}: no records with text")
@@ -174,8 +171,7 @@ def find_labels(args: argparse.Namespace, inputs, bpe) -> tuple[str, ...]:
     return labels
 
 
-def main(argv=None) -> None:
-    install_excepthook()
+def main(argv: list[str]) -> None:
     args = parse_arguments(argv)
     dictionary, bpe = load_vocabulary(args.vocab_from)
     inputs = find_inputs(args)
@@ -198,7 +194,7 @@ def main(argv=None) -> None:
             + counts.describe_replaced()
         )
         if not reader.labelled:
-            print(f"  without labels: kept as text, {args.destdir}/{split}.jsonl, for scripts/predict.py")
+            print(f"  without labels: kept as text, {args.destdir}/{split}.jsonl, for pmlm predict")
             continue
         if labels:
             print("  " + ", ".join(f"{label}: {reader.labels[label]}" for label in labels))
@@ -253,7 +249,3 @@ def binarize_sides(args, folder: str, model: str, readers, labels: tuple[str, ..
                 options += [f"--{name}pref={there}"] if there else []
             binarize.print_command(os.path.join(args.destdir, side), options, args.workers, args.keep_encoded)
     return results
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,8 @@
-#!/usr/bin/env python
 """Draw who sees whom: the slots of one real example and its attention mask, like figure 5 of the paper.
 
-    python scripts/show_mask.py data-bin/corpus --out mask.png                  # a block of the validation text
-    python scripts/show_mask.py data-bin/corpus --text "A sentence." --out mask.svg
-    python scripts/show_mask.py data-bin/pairs --index 3 --out pair.png         # a source and its target
+    pmlm show-mask data-bin/corpus --out mask.png                  # a block of the validation text
+    pmlm show-mask data-bin/corpus --sentence "A sentence." --out mask.svg
+    pmlm show-mask data-bin/pairs --index 3 --out pair.png         # a source and its target
 
 The example is laid out by the code that lays out the training data. Rows are queries and columns are keys; a coloured
 cell means that the row's slot attends the column's.
@@ -12,21 +11,22 @@ cell means that the row's slot attends the column's.
 import argparse
 import os
 
-import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+import fairseq_pmlm.tasks  # noqa: F401  registers with fairseq; before fairseq, whose imports it keeps quiet
 
 # isort: split
 import matplotlib
 import numpy as np
 from fairseq.data import ListDataset, data_utils
 
-from fairseq_pmlm.data import layout
-from fairseq_pmlm.data.blocks import TextBlocks
-from fairseq_pmlm.data.collate import OBJECTIVES
-from fairseq_pmlm.data.pretraining_dataset import PMLMDataset
-from fairseq_pmlm.tasks.base import load_dictionary
-from fairseq_pmlm.tokenizers import files as tokenizer_files
-from fairseq_pmlm.utils.errors import PMLMError
-from fairseq_pmlm.utils.io import replacing
+from ..data import layout
+from ..data.blocks import TextBlocks
+from ..data.collate import OBJECTIVES
+from ..data.pretraining_dataset import PMLMDataset
+from ..tasks.base import load_dictionary
+from ..tokenizers import files as tokenizer_files
+from ..utils.errors import PMLMError
+from ..utils.io import replacing
+from . import arguments
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -42,28 +42,32 @@ KINDS = {  # name of the slot kind: colour of the cells whose key is of this kin
 }
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("data", help="directory made by prepare_pretraining.py or prepare_seq2seq.py")
-    parser.add_argument("--out", default="mask.png", help="picture to write; .png or .svg decides the format")
-    parser.add_argument("--split", default="valid", help="which part of the data the example comes from")
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = arguments.command_parser("show-mask", __doc__)
+    parser.add_argument("data", metavar="DATA", help="directory made by pmlm prepare text or pmlm prepare pairs")
+    parser.add_argument(
+        "--out", default="mask.png", metavar="FILE", help="picture to write, .png or .svg (default: %(default)s)"
+    )
+    arguments.add_split_argument(parser, "part of the data that the example comes from")
     parser.add_argument(
         "--index", type=int, help="number of the example in the split, from 0 (default: one with several steps)"
     )
-    parser.add_argument("--text", help="draw this sentence instead (with the tokenizer of the data directory)")
+    parser.add_argument(
+        "--sentence", metavar="TEXT", help="draw this one instead, with the tokenizer of the data directory"
+    )
     parser.add_argument("--objective", default="ae+par", choices=list(OBJECTIVES), help="pre-training objective")
     parser.add_argument("--tokens", type=int, default=28, help="longest text to draw, in tokens; more is hard to read")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the mask")
-    return parser.parse_args()
+    parser.add_argument("--seed", type=int, default=1, help="of the mask (default: %(default)s)")
+    return parser.parse_args(argv)
 
 
-def main():
-    args = parse_args()
+def main(argv: list[str]) -> None:
+    args = parse_arguments(argv)
     if os.path.splitext(args.out)[1] not in (".png", ".svg"):
         raise PMLMError(f"--out {args.out} is neither a .png nor a .svg file")
     if (args.index or 0) < 0 or args.tokens < 4:
         raise PMLMError(f"--index {args.index} must be 0 or more, --tokens {args.tokens} 4 or more")
-    pairs = None if args.text else find_pairs(args.data, args.split)
+    pairs = None if args.sentence else find_pairs(args.data, args.split)
     dictionary = load_dictionary(args.data, f"dict.{pairs[0]}.txt" if pairs else "dict.txt")
     slots, title = pair(args, dictionary, *pairs) if pairs else block(args, dictionary)
     draw(slots, dictionary, title, args.out)
@@ -90,11 +94,11 @@ def load(prefix, dictionary, index):
 
 def block(args, dictionary):
     """Slots of a block of text."""
-    if args.text:
+    if args.sentence:
         tokenizer = tokenizer_files.find(args.data)
         if tokenizer is None:
-            raise PMLMError(f"{args.data} holds no tokenizer for --text")
-        encoded = tokenizer_files.load(tokenizer).encode(args.text)
+            raise PMLMError(f"{args.data} holds no tokenizer for --sentence")
+        encoded = tokenizer_files.load(tokenizer).encode(args.sentence)
         line = dictionary.encode_line(encoded, add_if_not_exist=False).long()
         text, args.index = ListDataset([line], np.array([len(line)])), 0
     else:
@@ -166,7 +170,3 @@ def label(dictionary, token, position, step):
     """The name of a slot: its token; and, where it is not context, the place it stands for and its step."""
     name = {"<mask>": "[M]", "<pseudo>": "[P]"}.get(dictionary[token], dictionary[token]).replace("$", r"\$")
     return f"{position} {name}" + (f"  w={step:+d}" if step else "")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,8 @@
-#!/usr/bin/env python
 """What fairseq-generate or fairseq-interactive printed, in the order of the inputs: plain text, or JSON lines.
 
-    python scripts/hypotheses.py generate.txt --text hyp.txt
-    python scripts/hypotheses.py generate.txt --json hyp.jsonl
-    python scripts/hypotheses.py interactive.txt --source input.txt --json hyp.jsonl
+    pmlm hypotheses generate.txt --out hyp.txt
+    pmlm hypotheses generate.txt --save-json hyp.jsonl
+    pmlm hypotheses interactive.txt --source input.txt --save-json hyp.jsonl
 
 hyp.txt holds the best hypothesis of each input, detokenized, one a line. hyp.jsonl holds an object for each input: id,
 source, reference (where there was one) and hypotheses, a list of {text, score}, the best one first; scores are those
@@ -11,60 +10,57 @@ that fairseq prints (base 2). fairseq-interactive prints sources as dictionary s
 together again, and --source gives the text itself.
 """
 
-import argparse
 import json
 import math
 import os
 import re
+from typing import Any
 
-from fairseq_pmlm.scoring.hypotheses import read_generate, read_segments
-from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
-from fairseq_pmlm.utils.io import clean_line, write_text
+from ..scoring.hypotheses import Record, read_generate, read_segments
+from ..utils.errors import PMLMError
+from ..utils.io import clean_line, write_text
+from . import arguments
 
 
-def as_object(record):
+def as_object(record: Record) -> dict[str, Any]:
+    """What JSON says of one input."""
     named = {"id": record.id, "source": record.source, "reference": record.reference}
     # JSON has no infinity: null is the score of a hypothesis that the search's rules made impossible
     hypotheses = [{"text": text, "score": score if math.isfinite(score) else None} for text, score in record.hypotheses]
     return {key: value for key, value in named.items() if value is not None} | {"hypotheses": hypotheses}
 
 
-def as_line(record):
+def as_line(record: Record) -> str:
     """JSON on one line for everybody: also for those who take U+2028 for the end of one."""
     text = json.dumps(as_object(record), ensure_ascii=False, allow_nan=False)
     return re.sub("[\\x85\\u2028\\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def main(argv=None):
-    install_excepthook()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", help="what fairseq-generate or fairseq-interactive printed")
-    parser.add_argument("--text", metavar="FILE", help="write the best hypotheses here, one a line")
+def main(argv: list[str]) -> None:
+    parser = arguments.command_parser("hypotheses", __doc__)
+    parser.add_argument("output", metavar="OUTPUT", help="what fairseq-generate or fairseq-interactive printed")
+    parser.add_argument("--out", metavar="FILE", help="write the best hypotheses here, one a line")
     parser.add_argument(
-        "--source", metavar="FILE", help="what the hypotheses were made from, one text a line, for --json"
+        "--source", metavar="FILE", help="what the hypotheses were made from, one text a line, for --save-json"
     )
-    parser.add_argument("--json", metavar="FILE", help="write JSON lines here, with all hypotheses and scores")
+    parser.add_argument("--save-json", metavar="FILE", help="write JSON lines here, with all hypotheses and scores")
     args = parser.parse_args(argv)
-    if not args.text and not args.json:
-        parser.error("give --text FILE, --json FILE or both")
-    names = [os.path.realpath(path) for path in (args.output, args.text, args.json) if path]
+    if not args.out and not args.save_json:
+        parser.error("give --out FILE, --save-json FILE or both")
+    names = [os.path.realpath(path) for path in (args.output, args.out, args.save_json) if path]
     if len(set(names)) < len(names):
-        raise PMLMError("what is read, --text and --json are to be different files")
-    if args.source and not args.json:
-        parser.error("--source is for --json")
+        raise PMLMError("what is read, --out and --save-json are to be different files")
+    if args.source and not args.save_json:
+        parser.error("--source is for --save-json")
     records = read_generate(args.output)
     if args.source:
         sources = read_segments(args.source)
         if len(sources) != len(records):
             raise PMLMError(f"{args.output} has {len(records)} inputs but {args.source} has {len(sources)} lines")
         records = [record._replace(source=source) for record, source in zip(records, sources, strict=True)]
-    if args.text:
-        write_text(args.text, "".join(f"{clean_line(record.hypotheses[0][0])}\n" for record in records))
-    if args.json:
-        write_text(args.json, "".join(f"{as_line(record)}\n" for record in records))
+    if args.out:
+        write_text(args.out, "".join(f"{clean_line(record.hypotheses[0][0])}\n" for record in records))
+    if args.save_json:
+        write_text(args.save_json, "".join(f"{as_line(record)}\n" for record in records))
     empty = sum(not record.hypotheses[0][0].strip() for record in records)
     print(f"{len(records):,} inputs" + (f", {empty:,} of them with an empty hypothesis" if empty else ""))
-
-
-if __name__ == "__main__":
-    main()

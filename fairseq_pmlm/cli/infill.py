@@ -1,9 +1,8 @@
-#!/usr/bin/env python
 """Fill gaps in the middle of texts, in any order, by beam search; or score what stands there under any order.
 
-    python scripts/infill.py texts.txt --path checkpoints/pretrained/checkpoint_best.pt --data data-bin/corpus
-    python scripts/infill.py texts.jsonl --path ... --data ... --steps span --order right-to-left --beam 10 --nbest 3
-    python scripts/infill.py spans.jsonl --path ... --data ... --score --order random --seed 7
+    pmlm infill texts.txt --path checkpoints/pretrained/checkpoint_best.pt --data data-bin/corpus
+    pmlm infill texts.jsonl --path ... --data ... --steps span --order right-to-left --beam 10 --nbest 3
+    pmlm infill spans.jsonl --path ... --data ... --score --order random --seed 7
 
 The input holds a text a line, or, named .jsonl, JSON lines with "text". In it, <mask> is a gap of one token and
 <mask:3> one of three; gaps with nothing but white space between them are one. To --score, JSON lines also have "spans",
@@ -28,21 +27,21 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from fairseq_pmlm.cli.arguments import positive
-from fairseq_pmlm.data.collate import OBJECTIVES
-from fairseq_pmlm.generation import gaps, infilling
-from fairseq_pmlm.interface import PMLMModel
-from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
-from fairseq_pmlm.utils.io import Counts, clean_line, keep_inputs, kind, read_lines, read_records, write_output
+from ..data.collate import OBJECTIVES
+from ..generation import gaps, infilling
+from ..interface import from_pretrained
+from ..utils.errors import PMLMError
+from ..utils.io import Counts, clean_line, keep_inputs, kind, read_lines, read_records, write_output
+from . import arguments
 
 WIDEST = 1000  # beams: each keeps as many candidates
 
 
-def parse_arguments(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", help="a text a line, or JSON lines (.jsonl), plain or .gz")
-    parser.add_argument("--path", required=True, metavar="FILE", help="checkpoint of --task pmlm")
-    parser.add_argument("--data", metavar="DIR", help="data directory (default: that of --path)")
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = arguments.command_parser("infill", __doc__)
+    parser.add_argument("input", metavar="INPUT", help="a text a line, or JSON lines (.jsonl), plain or .gz")
+    arguments.add_checkpoint_arguments(parser, "pmlm")
+    arguments.add_data_argument(parser)
     parser.add_argument(
         "--steps",
         choices=[*gaps.UNITS, "ae"],
@@ -50,17 +49,15 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     )
     parser.add_argument("--order", metavar="ORDER|FILE", help="order of the steps (default: left-to-right)")
     parser.add_argument("--score", action="store_true", help='score the "spans" of the input instead of filling gaps')
-    parser.add_argument("--beam", type=positive, default=5, help="width of the search (default: %(default)s)")
-    parser.add_argument("--nbest", type=positive, default=1, help="fillings to write of each text (default: 1)")
-    parser.add_argument("--seed", type=int, default=1, help="of --order random (default: %(default)s)")
-    parser.add_argument("--out", metavar="FILE", help="write here instead of to standard output")
     parser.add_argument(
-        "--max-tokens",
-        type=positive,
-        default=infilling.MAX_TOKENS,
-        help="slots of a batch, those of all beams counted (default: %(default)s)",
+        "--beam", type=arguments.positive, default=5, metavar="N", help="width of the search (default: 5)"
     )
-    parser.add_argument("--cpu", action="store_true", help="use no GPU")
+    parser.add_argument(
+        "--nbest", type=arguments.positive, default=1, metavar="N", help="fillings to write of each text (default: 1)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of --order random (default: %(default)s)")
+    arguments.add_out_argument(parser)
+    arguments.add_max_tokens_argument(parser, infilling.MAX_TOKENS, "slots of a batch, those of all beams counted")
     args = parser.parse_args(argv)
     if args.beam > WIDEST:
         raise PMLMError(f"--beam {args.beam}: give 1 to {WIDEST:,}; the memory of a step grows with its square")
@@ -112,7 +109,7 @@ def read(args: argparse.Namespace) -> list[tuple[int, str, list[str] | None]]:
 def check_checkpoint(args: argparse.Namespace, options: Mapping) -> None:
     """Refuse a checkpoint that has not learned what it is asked for; *options* are those of the task it comes from."""
     task, variant = str(options.get("_name")), str(options.get("variant", "none"))
-    if task not in ("pmlm", "pmlm_variants"):  # the latter is scripts/experiments'
+    if task not in ("pmlm", "pmlm_variants"):  # the latter is that of experiments/variants
         raise PMLMError(f"--path {args.path} was trained for --task {task}; gaps are filled by one of --task pmlm")
     if variant != "none":
         raise PMLMError(f"--path {args.path} was trained with --variant {variant}; gaps are filled by one without")
@@ -186,11 +183,10 @@ def describe(model, text: infilling.Gapped, ranges: list[range], filling: infill
     }
 
 
-def main(argv=None) -> None:
-    install_excepthook()
+def main(argv: list[str]) -> None:
     args = parse_arguments(argv)
     folder, name = os.path.split(args.path)
-    model = PMLMModel.from_pretrained(folder or ".", name, args.data)
+    model = from_pretrained(folder or ".", name, args.data)
     check_checkpoint(args, model.trained_for)
     if torch.cuda.is_available() and not args.cpu:
         model.cuda()
@@ -213,7 +209,3 @@ def main(argv=None) -> None:
                 lines.append({"id": number, "rank": rank, **describe(model, text, ranges, filling)})
     output = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_output(args.out, output)
-
-
-if __name__ == "__main__":
-    main()

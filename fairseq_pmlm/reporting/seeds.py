@@ -1,21 +1,11 @@
-#!/usr/bin/env python
-"""Mean and standard deviation over trainings that differ in their seeds: a Markdown table of validation results.
+"""Results of trainings that differ in their seeds alone."""
 
-    python scripts/seeds.py runs/RTE/logs/seed*.log [--out table.md]
-    python scripts/seeds.py runs/squad/answers*/scores.json
-
-Reads the logs of ``fairseq-train --criterion pmlm_sentence_prediction --log-format json --log-file``. Of each
-training, the validation with the best ``score`` on its first validation set counts, as that is the checkpoint kept.
-Or the scores.json that scripts/predict_squad.py and scripts/score.py write.
-"""
-
-import argparse
 import statistics
 
-from fairseq_pmlm.preparation.glue import METRICS
-from fairseq_pmlm.reporting import logs as training_logs
-from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
-from fairseq_pmlm.utils.io import read_json, write_text
+from ..preparation.glue import METRICS
+from ..utils.errors import PMLMError
+from ..utils.io import read_json
+from . import logs as training_logs
 
 Results = dict[tuple[str, str], float]
 
@@ -73,20 +63,3 @@ def table(logs: list[str]) -> str:
     if found[0][0]:
         rows.append(f"| at update | | | {' | '.join(update for update, _ in found)} |")
     return "\n".join(rows) + "\n"
-
-
-def main(argv=None) -> None:
-    install_excepthook()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("logs", nargs="+", help="logs of trainings, or their scores, in the order of their seeds")
-    parser.add_argument("--out", metavar="FILE", help="write the table here instead of to standard output")
-    args = parser.parse_args(argv)
-    text = table(args.logs)
-    if args.out:
-        write_text(args.out, text)
-    else:
-        print(text, end="")
-
-
-if __name__ == "__main__":
-    main()

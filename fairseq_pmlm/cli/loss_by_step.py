@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """What a pre-trained model has learned: its losses by step of the factorization order, beside the unigram entropy.
 
-    python scripts/loss_by_step.py data-bin/corpus --path checkpoints/checkpoint_best.pt
+    pmlm loss-by-step data-bin/corpus --path checkpoints/checkpoint_best.pt
 
 Losses are in bits per masked token of the validation text, at the places whose [M] slot shows [M]: where it shows the
 original or a random token, both objectives see that token alike. At the first step the two objectives see the same; at
@@ -12,7 +11,7 @@ import argparse
 import math
 import os
 
-import fairseq_pmlm  # noqa: F401  (before fairseq, whose imports it keeps quiet)
+import fairseq_pmlm.tasks  # noqa: F401  registers with fairseq; before fairseq, whose imports it keeps quiet
 
 # isort: split
 import numpy as np
@@ -20,29 +19,30 @@ import torch
 from fairseq import checkpoint_utils, utils
 from tqdm import tqdm
 
-from fairseq_pmlm.data.collate import OBJECTIVES
-from fairseq_pmlm.data.indexed import unigram_entropy
-from fairseq_pmlm.tasks.pmlm import PMLMTask
-from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
-from fairseq_pmlm.utils.io import write_json
+from ..data.collate import OBJECTIVES
+from ..data.indexed import unigram_entropy
+from ..model.pmlm import Predict
+from ..tasks.pmlm import PMLMTask
+from ..utils.errors import PMLMError
+from ..utils.io import write_json
+from . import arguments
 
 GROUPS = [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 10**9)]  # first and last step
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("data", help="directory made by prepare_pretraining.py")
-    parser.add_argument("--path", required=True, help="checkpoint of --task pmlm")
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = arguments.command_parser("loss-by-step", __doc__)
+    parser.add_argument("data", metavar="DATA", help="directory made by pmlm prepare text")
+    arguments.add_checkpoint_arguments(parser, "pmlm")
     parser.add_argument("--user-dir", metavar="DIR", help="where the task of the checkpoint is, if not fairseq_pmlm")
-    parser.add_argument("--split", default="valid", help="part of the data to measure on")
-    parser.add_argument("--max-tokens", type=int, default=8000, help="slots per batch")
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers to FILE")
+    arguments.add_split_argument(parser, "part of the data to measure on")
+    arguments.add_max_tokens_argument(parser, 8000, "slots of a batch")
+    arguments.add_save_json_argument(parser, "the numbers, as JSON,")
     return parser.parse_args(argv)
 
 
-def main(argv=None) -> None:
-    install_excepthook()
-    args = parse_args(argv)
+def main(argv: list[str]) -> None:
+    args = parse_arguments(argv)
     utils.import_user_module(args)
     try:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([args.path], arg_overrides={"data": args.data})
@@ -54,7 +54,7 @@ def main(argv=None) -> None:
         raise PMLMError(f"--path {args.path} was trained for {task.__class__.__name__}, not for --task pmlm")
     trained, task.cfg.objective = OBJECTIVES[str(task.cfg.objective)], "ae+par"  # every step is measured in both ways
     model = models[0].eval()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
     model.to(device)
     task.load_dataset(args.split)
     rows = np.concatenate(list(losses(model, task, task.dataset(args.split), args.max_tokens, device)))
@@ -69,8 +69,8 @@ def main(argv=None) -> None:
     print(f"unigram entropy of the training text: {entropy:.3f} bits")
     if trained != ("ae", "par"):
         print(f"note: this checkpoint was trained with --objective {'+'.join(trained)}; the rest it has never learned")
-    if args.json:
-        write_json(args.json, {"unigram_entropy": entropy, "steps": table})
+    if args.save_json:
+        write_json(args.save_json, {"unigram_entropy": entropy, "steps": table})
 
 
 @torch.no_grad()
@@ -80,9 +80,9 @@ def losses(model, task, dataset, max_tokens, device):
     for sample in tqdm(iterator, desc="measuring", unit="batch", leave=False):
         sample = utils.move_to_cuda(sample) if device == "cuda" else sample
         net_input = sample["net_input"]
-        masked, pseudo = net_input["queries"].flatten()[net_input["wanted"]].chunk(2)
-        rows = net_input["wanted"].chunk(2)[0] // net_input["queries"].size(1)
-        ae, par = (model(**net_input, target=sample["target"]).nll / math.log(2)).chunk(2)
+        masked, pseudo = net_input["queries"].flatten()[net_input["select"]].chunk(2)
+        rows = net_input["select"].chunk(2)[0] // net_input["queries"].size(1)
+        ae, par = (model(Predict(target=sample["target"]), **net_input).nll / math.log(2)).chunk(2)
         shown = net_input["tokens"][rows, masked].eq(task.dictionary.index("<mask>"))
         steps = -net_input["steps"][rows, pseudo]
         yield torch.stack([steps[shown].double(), ae[shown].double(), par[shown].double()], dim=1).cpu().numpy()
@@ -92,7 +92,3 @@ def summary(rows, name, first, last):
     chosen = rows[(rows[:, 0] >= first) & (rows[:, 0] <= last)]
     means = chosen[:, 1:].mean(axis=0) if len(chosen) else (math.nan, math.nan)
     return {"step": name, "tokens": len(chosen), "ae": float(means[0]), "par": float(means[1])}
-
-
-if __name__ == "__main__":
-    main()
