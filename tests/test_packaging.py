@@ -308,13 +308,15 @@ def test_the_main_job_with_installed_commands(run, corpus):
 
 
 @pytest.mark.slow
-def test_user_dir_is_found_by_path_and_by_spawned_processes(run, corpus, installed):
-    (user_dir,) = installed.glob("lib/python*/site-packages/fairseq_pmlm")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_user_dir_is_found_by_path_and_by_spawned_processes(processes, run, corpus, installed):
+    (path,) = installed.glob("lib/python*/site-packages/fairseq_pmlm")
+    user_dir = path if processes == 1 else "fairseq_pmlm"
     run(
-        *("fairseq-train", "data-bin/corpus", "--user-dir", user_dir, "--distributed-world-size", 2),
-        *(*PRETRAIN, *OPTIMIZER, *SIZE, "--max-update", 2, "--save-dir", "by-path"),
+        *("fairseq-train", "data-bin/corpus", "--user-dir", user_dir, "--distributed-world-size", processes),
+        *(*PRETRAIN, *OPTIMIZER, *SIZE, "--max-update", 2, "--save-dir", f"by-{processes}"),
     )
-    assert (run.folder / "by-path/checkpoint_last.pt").is_file()
+    assert (run.folder / f"by-{processes}/checkpoint_last.pt").is_file()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Importing fairseq_pmlm: patches apply once, in every process, and say so where fairseq is missing or another."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import warnings
 import pytest
 import torch
 from commands import ROOT
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from fairseq.data import data_utils
 
 from fairseq_pmlm.fairseq_patches import apply, replace
@@ -222,6 +223,26 @@ def test_another_fairseq_gives_one_warning_that_names_the_function():
     assert "fairseq.data.data_utils.batch_by_size" in warning
     assert "fairseq.checkpoint_utils.load_ema_from_checkpoint" in warning
     assert "load_checkpoint_to_cpu" not in warning
+
+
+def test_user_dir_is_known_by_any_path(tmp_path, monkeypatch):
+    """Also as seen from the folder around fairseq's own, as where both are installed; another copy is refused."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "site/fairseq").mkdir(parents=True)
+    (tmp_path / "site/fairseq_pmlm").symlink_to(ROOT / "fairseq_pmlm")
+    (tmp_path / "copies/fairseq_pmlm").mkdir(parents=True)
+
+    def give(path):
+        utils.import_user_module(argparse.Namespace(user_dir=path))
+
+    for path in (None, ROOT / "fairseq_pmlm", f"{ROOT}/tests/../fairseq_pmlm", "site/fairseq_pmlm"):
+        give(path and str(path))
+    with pytest.raises(FileNotFoundError):
+        give("fairseq_pmlm")
+    monkeypatch.setattr(utils, "__file__", str(tmp_path / "site/fairseq/utils.py"))
+    give("fairseq_pmlm")
+    with pytest.raises(ImportError, match="not globally unique"):
+        give("copies/fairseq_pmlm")
 
 
 def test_readers_end_before_python_does():

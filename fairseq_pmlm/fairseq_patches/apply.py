@@ -10,7 +10,7 @@ import logging
 import warnings
 
 from ..utils.errors import PMLMError, first_line
-from . import batches, checkpoint_files, checkpoint_reading, distributed, guards, noise, resuming, threads
+from . import batches, checkpoint_files, checkpoint_reading, distributed, guards, noise, resuming, threads, user_dir
 from .replace import ORIGINALS, install
 
 INSTALL = 'pip install "fairseq-pmlm[fairseq]"'
@@ -29,6 +29,7 @@ PATCHES = (
     guards.name_dictionary_lines,
     guards.check_classified_texts,
     guards.name_nonfinite_samples,
+    user_dir.know_user_dir,
 )
 
 
