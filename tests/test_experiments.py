@@ -212,7 +212,7 @@ def test_other_trainings_make_other_tables(tmp_path, name, tables):
     for file in ("train.tsv", "train.jsonl", "valid.jsonl", "model.pt"):
         (tmp_path / "data" / file).write_text("a text\t1\n")
     model = tmp_path / "data" / "model.pt"
-    stand_ins = {f"BASH_FUNC_{command}%%": STAND_IN for command in ("python", "fairseq-train")}
+    stand_ins = {f"BASH_FUNC_{command}%%": STAND_IN for command in ("python", "pmlm", "fairseq-train")}
     words = ["bash", HERE / f"{name}.sh", tmp_path / "data", model, model, tmp_path / "out", "1", "2", "2"]
 
     def run(**more):
