@@ -28,7 +28,7 @@ from ..model.cache import Cache
 from ..model.config import ARCHITECTURES, PMLMConfig
 from ..model.incremental import encode_source, next_logits
 from ..model.kernels.projection_loss import Losses
-from ..model.pmlm import HIDDEN, LOGITS, Predict
+from ..model.pmlm import HIDDEN, LOGITS, Predict, Symbols
 from ..tokenizers import files as tokenizer_files
 from ..tokenizers.dictionary import label_names
 from ..utils.errors import PMLMError
@@ -36,7 +36,8 @@ from ..utils.errors import PMLMError
 CACHE = "pmlm"  # key of fairseq's incremental state
 
 
-# the model's options as options of fairseq's commands, which offer choices by enums
+# The model's options as options of fairseq's commands, which offer choices by enums. Spawned trainers get them as a
+# pickle, which finds the class by its module.
 FairseqPMLMConfig = make_dataclass(
     "FairseqPMLMConfig",
     [
@@ -49,6 +50,7 @@ FairseqPMLMConfig = make_dataclass(
         if option.name in config.CHOICES
     ],
     bases=(PMLMConfig, FairseqDataclass),
+    namespace={"__module__": __name__},
 )
 
 
@@ -56,10 +58,10 @@ FairseqPMLMConfig = make_dataclass(
 class FairseqPMLM(PMLMModel, BaseFairseqModel):
     """A pseudo-masked language model for all of fairseq's entry points; its parameters are those of the plain model."""
 
-    def __init__(self, cfg: PMLMConfig, dictionary, tokenizer: Optional[str] = None):
+    def __init__(self, cfg: PMLMConfig, dictionary: Symbols, tokenizer: Optional[str] = None):
         super().__init__(cfg, dictionary, tokenizer)
-        self.labels: Optional[list[str]] = None  # of the classes, where the task has some
-        # Views, not submodules: they own no parameters, and no key may stand twice in the state dict.
+        self.labels: Optional[list[str]] = None  # names of the task's classes, if it has any
+        # Views, not submodules: they own no parameters, and no key may appear twice in the state dict.
         object.__setattr__(self, "encoder", SourceEncoder(self))
         object.__setattr__(self, "decoder", IncrementalDecoder(self))
 
@@ -86,15 +88,16 @@ class FairseqPMLM(PMLMModel, BaseFairseqModel):
         super().register_classification_head(name, num_classes, inner_dim, labels or self.labels)
 
     def forward(self, predict: Predict = LOGITS, **net_input):  # type: ignore[override]  # fairseq's words
-        """What *predict* asks for, of a batch in fairseq's words.
+        """Predict, from a batch in fairseq's words.
 
         Args:
-            predict: what is to be predicted.
-            net_input: slots, as :func:`fairseq_pmlm.data.collate.collate` makes them, or what :meth:`lay_out` takes.
+            predict: what to predict.
+            net_input: slots, as :func:`fairseq_pmlm.data.collate.collate` makes them, or the arguments of
+                :meth:`lay_out`.
 
         Returns:
-            of slots, or where *predict* has targets, what :meth:`PMLM.forward` returns; else, as fairseq expects it, a
-            tuple of that and None.
+            for slots, or where *predict* has targets, what :meth:`PMLM.forward` returns; otherwise a tuple of that and
+            None, as fairseq expects.
         """
         if "src_tokens" not in net_input:
             select = net_input.pop("select", predict.select)
@@ -114,18 +117,22 @@ class FairseqPMLM(PMLMModel, BaseFairseqModel):
         features_only: bool = False,
         classification_head_name: Optional[str] = None,
     ) -> tuple[dict[str, Any], Predict]:
-        """Slots of a batch of pairs or texts, and what is to be predicted.
+        """Lay out a batch of texts or pairs in slots.
 
         Args:
-            predict: what is to be predicted; as it is but for texts.
+            predict: what to predict; *features_only* and *classification_head_name*, fairseq's words for texts, take
+                its place.
             src_tokens: int64 (batch, source), ``<s> ... </s>``, padded on the right.
             src_lengths: int64 (batch,), lengths without padding.
             prev_output_tokens: int64 (batch, target), ``</s> x1 x2 ...``, the target shifted by one, right-padded;
-                None for texts that are only read.
+                None for texts.
             pseudo_tokens: int64 (batch, target), what the [P] slots show in training, or None for [P].
             shown_target, shown_source: what training shows in place of *prev_output_tokens* and *src_tokens*, or None.
-            features_only: of texts, hidden states (batch, source, dim) are wanted.
-            classification_head_name: of texts, what this head says is wanted.
+            features_only: predict hidden states (batch, source, dim).
+            classification_head_name: predict with this head.
+
+        Returns:
+            slots, and what to predict.
         """
         if features_only or classification_head_name is not None or prev_output_tokens is None:
             if classification_head_name is not None:
@@ -139,7 +146,6 @@ class FairseqPMLM(PMLMModel, BaseFairseqModel):
         source = src_tokens if shown_source is None else shown_source
         target = prev_output_tokens if shown_target is None else shown_target
         assert src_lengths is not None
-        assert prev_output_tokens is not None
         pad, segments = self.dictionary.pad(), (self.cfg.source_segment, self.cfg.target_segment)
         if self.cfg.finetune_mode == "causal":
             return causal_slots(source, src_lengths, target, pad, segments), predict
@@ -186,10 +192,10 @@ class IncrementalDecoder(FairseqIncrementalDecoder):
 
         Args:
             prev_output_tokens: int64 (rows, step), </s> and the tokens chosen so far; rows = sentences x beams. Only
-                the causal mode looks at </s>.
-            encoder_out: the :class:`Cache` that :class:`SourceEncoder` returned; the target's slots are put there.
-            incremental_state: dictionary that remembers between the steps whose targets are in the cache. With
-                another one, or with none, the targets start over.
+                the causal mode reads </s>.
+            encoder_out: the :class:`Cache` that :class:`SourceEncoder` returned; the target's slots are added to it.
+            incremental_state: dictionary that remembers between steps whose targets the cache holds. With another one,
+                or with None, the targets start over.
 
         Returns:
             a tuple: logits (rows, 1, vocab_size), and None.
