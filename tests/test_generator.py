@@ -17,8 +17,11 @@ from test_decoding import EOS, full_forward, sources
 
 from fairseq_pmlm.generation import sequence_generator
 from fairseq_pmlm.generation.search import Sampling
+from fairseq_pmlm.generation.sequence_generator import SearchOptions
+from fairseq_pmlm.model.pmlm import PMLM
 from fairseq_pmlm.tasks.generator import Generator
 from fairseq_pmlm.tasks.pmlm_seq2seq import PMLMSeq2SeqConfig, PMLMSeq2SeqTask
+from fairseq_pmlm.tokenizers.dictionary import Dictionary
 from fairseq_pmlm.utils.errors import PMLMError
 
 
@@ -106,6 +109,62 @@ def test_the_same_as_fairseq_s_search(options, seed, monkeypatch):
         for (_, score, steps), (_, expected, expected_steps) in zip(here, there, strict=True):
             assert score == pytest.approx(expected, abs=1e-5)
             assert steps == pytest.approx(expected_steps, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lenpen": 1.5, "min_len": 2},
+        {"unkpen": 1.0, "temperature": 2.0},
+        {"sampling": True, "sampling_topk": 4},
+        {"sampling": True, "sampling_topp": 0.8, "temperature": 2.0},
+    ],
+    ids=str,
+)
+def test_the_core_alone_searches_as_fairseq_does(options):
+    registered = likely_to_end(small_model(True, 1, dtype=torch.float64), 1.0)
+    dictionary = Dictionary()
+    for symbol in small_dictionary().symbols[4:]:
+        dictionary.add_symbol(symbol)
+    plain = PMLM(registered.cfg, dictionary).double().eval()
+    plain.load_state_dict(registered.state_dict())
+    tokens, lengths = sources([6, 3, 9, 4, 4])
+    expected = search([registered], lengths.tolist(), SequenceGenerator, **options)
+    generator = sequence_generator.SequenceGenerator([plain], SearchOptions(beam=4, max_len_b=8, **options))
+    torch.manual_seed(0)
+    for here, there in zip(generator.generate(tokens, lengths), expected, strict=True):
+        assert [h["tokens"].tolist() for h in here] == [h[0] for h in there]
+        assert [float(h["score"]) for h in here] == pytest.approx([h[1] for h in there], abs=1e-5)
+        for hypothesis, (_, _, steps) in zip(here, there, strict=True):
+            assert hypothesis.keys() == {"tokens", "score", "positional_scores"}
+            assert hypothesis["positional_scores"].tolist() == pytest.approx(steps, abs=1e-5)
+
+
+def test_models_in_training_mode_generate_without_dropout():
+    expected = search([small_model(seed=3)], [5, 8])
+    model = small_model(seed=3).train()
+    assert search([model], [5, 8]) == expected
+    assert not model.training
+    language_model = torch.nn.Linear(1, 1)
+    Generator([model], small_dictionary(), lm_model=language_model)
+    assert not language_model.training
+
+
+def test_the_core_refuses_what_it_cannot_search_with():
+    model = small_model()
+    for options, message in [
+        ({"max_len_b": "48"}, "--max-len-b '48' is not a whole number"),
+        ({"beam": 2.0}, r"--beam 2\.0 is not a whole number"),
+        ({"min_len": True}, "--min-len True is not a whole number"),
+        ({"lenpen": None}, "--lenpen None is not a number"),
+        ({"early_stop": "soon"}, "--early-stop soon is not one of fairseq, exact, never"),
+        ({"length_penalty_type": "none"}, "--length-penalty-type none is not one of fairseq, wu"),
+        ({"no_repeat_ngram_ignore": (5,)}, "belongs to --no-repeat-ngram-size"),
+    ]:
+        with pytest.raises(PMLMError, match=message):
+            sequence_generator.SequenceGenerator([model], SearchOptions(**options))
+    with pytest.raises(PMLMError, match="<other> is never to be chosen, but the dictionary lacks it"):
+        sequence_generator.SequenceGenerator([model], SearchOptions(), suppressed=("<s>", "<other>"))
 
 
 @pytest.mark.parametrize("prefix", [[[5, 6], [7, 8], [9, 10]], [[5, 6], [7, 1], [9, 1]]])

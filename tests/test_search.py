@@ -1,4 +1,4 @@
-"""fairseq_pmlm.generation.search: the blocks' way to the best candidates against sorting everything."""
+"""Candidates of a step: the same as those of fairseq's strategies, found by blocks or drawn with the same seed."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import small_dictionary
 
-from fairseq_pmlm.generation.search import BLOCK, BeamSearch
+from fairseq_pmlm.generation.search import BLOCK, BeamSearch, Sampling
 
 
 @settings(deadline=None, max_examples=150)
@@ -42,3 +42,29 @@ def test_the_best_is_found_wherever_it_is(place):
     lprobs[1, 2, index] = 9.0
     totals, words, beams = BeamSearch().step(1, lprobs, torch.zeros(2, 3, 1))
     assert (totals[1, 0], words[1, 0], beams[1, 0]) == (9.0, index, 2)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    sentences=st.integers(1, 3),
+    beams=st.integers(1, 4),
+    step=st.integers(0, 2),
+    topk=st.sampled_from([-1, 1, 5, 36]),
+    topp=st.sampled_from([-1.0, 0.01, 0.6, 0.99, 1.0]),
+    allowed=st.sampled_from([1.0, 0.5]),
+    seed=st.integers(0, 1000),
+)
+def test_the_same_draws_as_fairseq_s(sentences, beams, step, topk, topp, allowed, seed):
+    torch.manual_seed(seed)
+    lprobs = torch.randn(sentences, beams, 36).mul_(3).log_softmax(2)
+    lprobs[torch.rand(lprobs.shape) > allowed] = -torch.inf
+    lprobs[:, :, 7] = -1.0
+    if step == 0:
+        lprobs = lprobs[:, :1].repeat(1, beams, 1)
+    scores = torch.randn(sentences, beams, step)
+    torch.manual_seed(seed)
+    theirs = search.Sampling(small_dictionary(), topk, topp).step(step, lprobs.clone(), scores)
+    torch.manual_seed(seed)
+    ours = Sampling(2, topk, topp).step(step, lprobs, scores)
+    for here, there in zip(ours, theirs, strict=True):
+        assert torch.equal(here, there)

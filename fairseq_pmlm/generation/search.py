@@ -11,7 +11,7 @@ Candidates = tuple[Tensor, Tensor, Tensor]
 
 
 class Strategy:
-    """Chooses candidates; has methods that are told which of them go on, for those that keep state of their own."""
+    """Chooses candidates; a strategy with state of its own is told which of them continue."""
 
     def step(
         self,
@@ -32,15 +32,15 @@ class Strategy:
             active: int64 (sentences,), their places in the batch, of which some may have ended.
 
         Returns:
-            (sentences, candidates) each, the best first where one is better: sums of log-probabilities, types, beams.
+            (sentences, candidates) each, the best first unless they are drawn: sums of log-probabilities, types, beams.
         """
         raise NotImplementedError
 
     def keep_sentences(self, keep: Tensor) -> None:
-        """Of the sentences of the last step, only *keep*, int64 (kept,), go on."""
+        """Of the sentences of the last step, only *keep*, int64 (kept,), continue."""
 
     def keep_candidates(self, chosen: Tensor) -> None:
-        """Of the candidates of the last step, the beams go on with *chosen*, int64 (sentences, beams)."""
+        """Of the candidates of the last step, *chosen*, int64 (sentences, beams), become the beams."""
 
 
 class BeamSearch(Strategy):
@@ -49,8 +49,6 @@ class BeamSearch(Strategy):
     The k best types lie in the k blocks of types with the best maxima. So one pass over the vocabulary finds the
     maxima, and only k blocks are looked at again; ``topk`` over everything would cost several such passes.
     """
-
-    candidate_multiple = 2
 
     def step(
         self,
@@ -61,7 +59,7 @@ class BeamSearch(Strategy):
         active: Optional[Tensor] = None,
     ) -> Candidates:
         sentences, beams, types = lprobs.shape
-        count = self.candidate_multiple * beams
+        count = 2 * beams
         blocks = types // BLOCK
         if blocks * (1 if step == 0 else beams) <= count:
             return self.sort_all(step, lprobs, scores, count)
@@ -89,7 +87,7 @@ class BeamSearch(Strategy):
 
     @staticmethod
     def sort_all(step: int, lprobs: Tensor, scores: Tensor, count: int) -> Candidates:
-        """The same for small vocabularies."""
+        """The candidates of a small vocabulary, found by sorting it."""
         types = lprobs.size(2)
         lprobs = lprobs[:, :1] if step == 0 else lprobs + scores[:, :, step - 1, None]
         every = lprobs.flatten(1)
@@ -100,14 +98,13 @@ class BeamSearch(Strategy):
 class Sampling(Strategy):
     """One candidate a beam, drawn.
 
-    Where all that is allowed has a probability that fp32 rounds to 0, what is left keeps its proportions: that happens
-    where a prefix or the length limit leaves one type, and the model thinks little of it. Where nothing is left, </s>
-    is "drawn" with a score of -inf.
+    A prefix or the length limit may leave only types whose probabilities fp32 rounds to 0; these keep their
+    proportions. Where nothing is left, </s> is "drawn" with a score of -inf.
 
     Args:
         eos: index of </s>.
-        topk: draw from the best so many types; -1 for all.
-        topp: draw from the fewest types that have this probability together; -1 for all.
+        topk: draw from this many of the best types; -1 for all.
+        topp: draw from the fewest types whose probabilities sum to this; -1 for all.
     """
 
     def __init__(self, eos: int, topk: int = -1, topp: float = -1.0):

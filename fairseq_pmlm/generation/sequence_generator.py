@@ -8,12 +8,13 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Union, get_type_hints
 
 import torch
 from torch import Tensor
 
 from ..model.cache import Cache
+from ..model.config import is_of_type
 from ..model.incremental import encode_source, next_logits
 from ..model.pmlm import PMLM, Symbols
 from ..utils.errors import PMLMError
@@ -44,10 +45,10 @@ class SearchOptions:
     early_stop: when the search for a sentence ends before its limit. ``fairseq``: when as many hypotheses have ended as
         there are beams. ``exact``: when, besides, no open one can overtake the worst of them. ``never``: not at all;
         the same hypotheses as ``exact``, later.
-    no_repeat_ngram_size: no sequence of so many tokens comes twice; 0 for no such rule.
+    no_repeat_ngram_size: no sequence of this many tokens occurs twice; 0 for no such rule.
     no_repeat_ngram_ignore: indices of symbols; the rule does not hold for n-grams with one of them.
-    sampling, sampling_topk, sampling_topp: draw each token, from all types, from the best k, or from the fewest that
-        have a probability of p together.
+    sampling, sampling_topk, sampling_topp: draw each token from all types, from the best k, or from the fewest whose
+        probabilities sum to p.
     """
 
     beam: int = 5
@@ -67,11 +68,15 @@ class SearchOptions:
     sampling_topp: float = -1.0
 
     def check(self, vocab_size: int) -> None:
-        """Refuse options that contradict each other or the vocabulary.
+        """Refuse options of a wrong type, or that contradict each other or the vocabulary.
 
         Raises:
             PMLMError: naming them.
         """
+        for name, type_ in get_type_hints(type(self)).items():
+            if type_ in (int, float) and not is_of_type(getattr(self, name), type_):
+                wanted = "a whole number" if type_ is int else "a number"
+                raise PMLMError(f"--{name.replace('_', '-')} {getattr(self, name)!r:.100} is not {wanted}")
         beam, topk, topp = self.beam, self.sampling_topk, self.sampling_topp
         if beam < 1 or 2 * beam > vocab_size - 1:
             raise PMLMError(f"--beam {beam}: with {vocab_size} types it lies in 1 .. {(vocab_size - 1) // 2}")
@@ -137,12 +142,12 @@ class Ended:
 
     Args:
         sentences, beam: how many.
-        longest: of any hypothesis, in tokens with </s>.
+        longest: length of the longest possible hypothesis, in tokens with </s>.
         first: keep those that ended first, as fairseq does; else those with the best scores.
-        device: of everything.
+        device: of all tensors.
     """
 
-    def __init__(self, sentences: int, beam: int, longest: int, first: bool, device):
+    def __init__(self, sentences: int, beam: int, longest: int, first: bool, device: torch.device):
         self.first = first
         self.count = torch.zeros(sentences, dtype=torch.long, device=device)
         self.lengths = torch.zeros(sentences, beam, dtype=torch.long, device=device)  # 0: nothing here yet
@@ -154,8 +159,8 @@ class Ended:
         """Add hypotheses of equal length.
 
         Args:
-            sentences: int64 (n,), whose they are.
-            new: bool (n, k), which of the k places of each sentence hold one.
+            sentences: int64 (n,), whose hypotheses they are.
+            new: bool (n, k), which of the k candidates of each sentence have ended.
             scores: (n, k), normalized.
             tokens: int64 (n, k, length), with </s>.
             cumulative: (n, k, length), sums of log-probabilities.
@@ -163,7 +168,7 @@ class Ended:
         beam, length = self.scores.size(1), tokens.size(2)
         lengths = torch.cat([self.lengths[sentences], new.long() * length], dim=1)
         held = torch.cat([self.scores[sentences], scores.to(self.scores).masked_fill(~new, -math.inf)], dim=1)
-        # stable: of equal ones, the one that ended first stays
+        # stable: among equals, the one that ended first stays
         empty = lengths.eq(0)
         order = empty.long().argsort(dim=1, stable=True)
         if not self.first:
@@ -179,10 +184,9 @@ class Ended:
             table[sentences, :, :length] = both
 
     def hypotheses(self) -> list[list[Hypothesis]]:
-        """What fairseq's generator returns: for each sentence, its hypotheses, the best one first."""
+        """For each sentence its hypotheses, the best one first; see :meth:`SequenceGenerator.generate`."""
         order = self.scores.argsort(dim=1, descending=True, stable=True)
         lengths = self.lengths.tolist()
-        nothing = torch.empty(0)
         found: list[list[Hypothesis]] = []
         for i, beams in enumerate(order.tolist()):
             found.append([])
@@ -194,8 +198,6 @@ class Ended:
                     {
                         "tokens": self.tokens[i, j, :length],
                         "score": self.scores[i, j],
-                        "attention": nothing,
-                        "alignment": nothing,
                         "positional_scores": cumulative.diff(prepend=cumulative.new_zeros(1)),
                     }
                 )
@@ -213,7 +215,7 @@ class SequenceGenerator:
         more_scores: what to add to log-probabilities (rows, vocab_size), given the tokens, int64 (rows, step + 1).
 
     Raises:
-        PMLMError: options that contradict each other.
+        PMLMError: options that contradict each other; the dictionary lacks one of *suppressed*.
     """
 
     def __init__(
@@ -228,6 +230,9 @@ class SequenceGenerator:
         options.check(len(dictionary))
         self.models, self.options, self.more_scores = list(models), options, more_scores
         self.pad, self.eos, self.unk = dictionary.pad(), dictionary.eos(), dictionary.index("<unk>")
+        for symbol in suppressed:
+            if dictionary.index(symbol) == self.unk:
+                raise PMLMError(f"{symbol} is never to be chosen, but the dictionary lacks it")
         if strategy is None and options.sampling:
             strategy = Sampling(self.eos, options.sampling_topk, options.sampling_topp)
         self.strategy = BeamSearch() if strategy is None else strategy
@@ -258,7 +263,7 @@ class SequenceGenerator:
             )
         return limits.masked_fill(empty, 0)
 
-    def normalize(self, scores: Tensor, length) -> Tensor:
+    def normalize(self, scores: Tensor, length: Union[int, Tensor]) -> Tensor:
         """Sums of log-probabilities of hypotheses of *length* tokens with </s> -> their scores."""
         if self.options.unnormalized:
             return scores
@@ -272,10 +277,10 @@ class SequenceGenerator:
         """Rule out what must not come next: -inf in *lprobs*, in place. Nothing is normalized again.
 
         Args:
-            lprobs: (rows, types).
+            lprobs: (rows, vocab_size).
             tokens: int64 (rows, step + 1), the start symbol and what was chosen.
             step: number of tokens chosen.
-            limits: int64 (rows,), the longest target, in tokens without </s>; or None where none is reached yet.
+            limits: int64 (rows,), the longest target, in tokens without </s>; None if no row has reached it yet.
             prefix: int64 (rows,), what has to come next, <pad> where that is open; or None.
         """
         at_end = None if limits is None else limits <= step
@@ -300,7 +305,7 @@ class SequenceGenerator:
         return lprobs
 
     def block_ngrams(self, lprobs: Tensor, words: Tensor) -> None:
-        """Rule out, in *lprobs* (rows, types), each type that would repeat an n-gram of *words*, int64 (rows, step)."""
+        """Rule out, in *lprobs* (rows, vocab_size), all that would repeat an n-gram of *words*, int64 (rows, step)."""
         size = self.options.no_repeat_ngram_size
         if words.size(1) < size:
             return
@@ -336,12 +341,12 @@ class SequenceGenerator:
             src_tokens: int64 (sentences, source), ``<s> ... </s>``, padded on the right.
             src_lengths: int64 (sentences,).
             prefix_tokens: int64 (sentences, prefix), how the targets begin, padded on the right.
-            start: index of the start symbol, default </s>; only models of the causal mode look at it.
+            start: index of the start symbol, default </s>; only models of the causal mode read it.
 
         Returns:
             for each sentence its hypotheses, the best one first: at most as many as there are beams, at least one. Each
-            is a dictionary with ``tokens``, int64 (length,), </s> at the end; ``score``, (); ``positional_scores``,
-            (length,), log-probabilities; and two empty tensors that fairseq's commands look for.
+            is a dictionary with ``tokens``, int64 (length,), </s> at the end; ``score``, (); and ``positional_scores``,
+            (length,), log-probabilities.
 
         Raises:
             PMLMError: a limit is less than ``--min-len``; the model's outputs are not numbers.
@@ -360,7 +365,7 @@ class SequenceGenerator:
         ended = Ended(sentences, beam, longest + 1, self.options.early_stop == "fairseq", device)
 
         active = torch.arange(sentences, device=device)  # sentences that are still searched
-        idle = torch.zeros(sentences, beam, dtype=torch.bool, device=device)  # beams of theirs that have ended
+        idle = torch.zeros(sentences, beam, dtype=torch.bool, device=device)  # which of their beams have ended
         for step in range(longest + 1):
             if step == 0:  # all beams are alike: once for each sentence
                 lprobs = self.log_probabilities(caches, tokens[::beam, :1]).repeat_interleave(beam, dim=0)
@@ -384,10 +389,10 @@ class SequenceGenerator:
                 tokens[:, : step + 1],
                 active,
             )
-            from_idle = idle.gather(1, beams)  # what an ended beam would go on with
+            from_idle = idle.gather(1, beams)  # candidates that continue a beam that has ended
             ends = words.eq(self.eos) & scores.ne(-math.inf) & ~from_idle
             at_limit = limits[active] <= step
-            # rules that leave nothing over must not lose the sentence
+            # rules that leave nothing must not lose the sentence
             stuck = at_limit & (ended.count[active] == 0) & ~ends[:, :beam].any(1)
             new = ends[:, :beam].clone()
             new[:, 0] |= stuck
@@ -396,17 +401,17 @@ class SequenceGenerator:
                 parents = beams[:, :beam] + offsets
                 words_so_far = tokens[parents][:, :, 1 : step + 2].clone()
                 words_so_far[:, :, step] = self.eos
-                sums = cumulative[parents][:, :, : step + 1].clone()
-                sums[:, :, step] = scores[:, :beam]
-                ended.add(active, new, self.normalize(scores[:, :beam], step + 1), words_so_far, sums)
+                sums_so_far = cumulative[parents][:, :, : step + 1].clone()
+                sums_so_far[:, :, step] = scores[:, :beam]
+                ended.add(active, new, self.normalize(scores[:, :beam], step + 1), words_so_far, sums_so_far)
 
-            # the best candidates that go on, in their order; where there are too few, ended ones fill up
+            # the best candidates that have not ended, in order; where there are too few, ended ones fill the beams
             dead = ends | from_idle
             places = torch.arange(scores.size(1), device=device) + dead.long() * scores.size(1)
             places, chosen = places.topk(beam, dim=1, largest=False)
             idle = places >= scores.size(1)
-            going_on = scores.gather(1, chosen)
-            done = self.is_done(step, at_limit, ended, active, going_on.masked_fill(idle, -math.inf), limits)
+            sums = scores.gather(1, chosen)
+            done = self.is_done(step, at_limit, ended, active, sums.masked_fill(idle, -math.inf), limits)
 
             keep = (~done).nonzero()[:, 0]
             if not len(keep):
@@ -415,7 +420,7 @@ class SequenceGenerator:
             parents = (beams.gather(1, chosen) + offsets)[keep].view(-1)
             words = words.gather(1, chosen)[keep].view(-1)
             cumulative = cumulative[parents]
-            cumulative[:, step] = going_on[keep].view(-1)
+            cumulative[:, step] = sums[keep].view(-1)
             tokens = tokens[parents]
             tokens[:, step + 1] = words
             self.strategy.keep_candidates(chosen[keep])
@@ -429,7 +434,9 @@ class SequenceGenerator:
             )
         return ended.hypotheses()
 
-    def is_done(self, step: int, at_limit: Tensor, ended: Ended, active: Tensor, going_on: Tensor, limits: Tensor):
+    def is_done(
+        self, step: int, at_limit: Tensor, ended: Ended, active: Tensor, sums: Tensor, limits: Tensor
+    ) -> Tensor:
         """Which of the *active* sentences need no more steps, bool (active,).
 
         Args:
@@ -437,10 +444,10 @@ class SequenceGenerator:
             at_limit: bool (active,).
             ended: all hypotheses so far.
             active: int64 (active,).
-            going_on: (active, beams), sums of log-probabilities of the beams that go on, -inf for those that do not.
+            sums: (active, beams), sums of log-probabilities of the beams, -inf for those that have ended.
             limits: int64 (sentences,), of all.
         """
-        best = going_on.amax(1)
+        best = sums.amax(1)
         done = at_limit | ((best == -math.inf) & (ended.count[active] > 0))
         full = ended.count[active] == self.options.beam
         if self.options.early_stop == "fairseq":

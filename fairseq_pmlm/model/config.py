@@ -57,12 +57,12 @@ class PMLMConfig:
     checkpoint_activations: bool = field(
         default=False,
         metadata={
-            "help": "of each layer, hold the input alone for the backward pass, and compute the rest anew: less memory"
+            "help": "keep only the input of each layer for the backward pass, and compute the rest again: less memory"
         },
     )
     offload_activations: bool = field(
         default=False,
-        metadata={"help": "hold the inputs of layers in the host's memory; implies --checkpoint-activations"},
+        metadata={"help": "keep the inputs of layers in the host's memory; implies --checkpoint-activations"},
     )
     compile: bool = field(
         default=False,
@@ -72,7 +72,7 @@ class PMLMConfig:
         default=None,
         metadata={
             "help": "checkpoint to take the architecture from, with --arch pmlm; whatever else is given must agree "
-            "with it, but for more --max-positions"
+            "with it, except that --max-positions may be more"
         },
     )
     # What decoding must repeat belongs to the model: fairseq-generate reads model options from the checkpoint, but task
@@ -113,7 +113,7 @@ CHOICES = {
 
 
 def from_stored(options: dict[str, Any], where: str) -> PMLMConfig:
-    """The options that a checkpoint stores, as a config: what it lacks has its default, what is not ours is left out.
+    """The options that a checkpoint stores, as a config. Those that it lacks have their defaults; others are ignored.
 
     Args:
         options: as stored.
@@ -132,22 +132,24 @@ def from_stored(options: dict[str, Any], where: str) -> PMLMConfig:
             value = str(getattr(value, "value", value))  # fairseq's choices are enums
             if value not in choices:
                 raise PMLMError(f"{where}: its option {name} is {value!r}, which is not one of {', '.join(choices)}")
-        elif not _is_of(value, types[name]):
+        elif not is_of_type(value, types[name]):
             raise PMLMError(f"{where}: its option {name} is {value!r:.100}, which is not of type {_name(types[name])}")
         found[name] = value
     return PMLMConfig(**found)
 
 
-def _is_of(value: Any, kind: Any) -> bool:
-    """Whether *value* is of a field's type; a whole number will do for a float, and True for no number."""
-    kinds = get_args(kind) or (kind,)
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        return True
-    return any(type(value) is one for one in kinds)
+def is_of_type(value: Any, kind: Any) -> bool:
+    """Whether *value* is of an option's type. An int is taken for a float, but a bool for neither."""
+    return type(value) in _kinds(kind) or (type(value) is int and float in _kinds(kind))
+
+
+def _kinds(kind: Any) -> tuple[type, ...]:
+    """``Optional[int]`` -> int and NoneType; ``int`` -> int"""
+    return get_args(kind) or (kind,)
 
 
 def _name(kind: Any) -> str:
-    return " or ".join(one.__name__ for one in get_args(kind) or (kind,))
+    return " or ".join(one.__name__ for one in _kinds(kind))
 
 
 def check(cfg: PMLMConfig) -> None:
@@ -156,7 +158,7 @@ def check(cfg: PMLMConfig) -> None:
     Raises:
         PMLMError: naming them.
     """
-    if cfg.encoder_embed_dim % cfg.encoder_attention_heads:
+    if cfg.encoder_attention_heads < 1 or cfg.encoder_embed_dim % cfg.encoder_attention_heads:
         raise PMLMError(
             f"--encoder-embed-dim {cfg.encoder_embed_dim} is not a multiple of "
             f"--encoder-attention-heads {cfg.encoder_attention_heads}"
@@ -169,16 +171,18 @@ def check(cfg: PMLMConfig) -> None:
         )
     for name, segment in (("source", cfg.source_segment), ("target", cfg.target_segment)):
         if not 0 <= segment < cfg.num_segments:
-            raise PMLMError(f"--{name}-segment {segment} is none of the {cfg.num_segments} segments, 0 and up")
+            raise PMLMError(
+                f"--{name}-segment {segment}: with --num-segments {cfg.num_segments}, give 0 to {cfg.num_segments - 1}"
+            )
     source, target = seq2seq_limits(cfg)
     if source + target > cfg.max_positions or min(source, target) < 3:
         raise PMLMError(
             f"--max-source-positions {source} and --max-target-positions {target} do not fit the "
-            f"--max-positions {cfg.max_positions} rows of the position table; both need 3 at least"
+            f"--max-positions {cfg.max_positions} rows of the position table; each needs at least 3"
         )
 
 
-def seq2seq_limits(cfg) -> tuple[int, int]:
+def seq2seq_limits(cfg: PMLMConfig) -> tuple[int, int]:
     """Longest source and longest target, in tokens with their special symbols."""
     target = cfg.max_target_positions or cfg.max_positions // 4
     return cfg.max_source_positions or cfg.max_positions - target, target

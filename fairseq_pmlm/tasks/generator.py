@@ -39,8 +39,8 @@ class Generator:
 
     Args:
         models, tgt_dict, beam_size, len_penalty, normalize_scores, unk_penalty, search_strategy, lm_model, lm_weight,
-            tokens_to_suppress: as for fairseq's ``SequenceGenerator``.
-        match_source_len: not possible here, and refused by :func:`check_options`.
+            tokens_to_suppress: as for fairseq's ``SequenceGenerator``, which puts all models in evaluation mode, too.
+        match_source_len: ignored here, as :func:`check_options` refuses it.
         options: others of :class:`~fairseq_pmlm.generation.sequence_generator.SearchOptions`.
 
     Raises:
@@ -65,9 +65,12 @@ class Generator:
         self.symbols_to_strip_from_output = {tgt_dict.eos()}
         self.search = search.BeamSearch(tgt_dict) if search_strategy is None else search_strategy
         self.lm_model, self.lm_weight = lm_model, lm_weight
+        for model in [*models, lm_model]:
+            if model is not None:
+                model.eval()
         ours: Optional[Strategy] = FairseqStrategy(self.search)
         if type(self.search) in (search.BeamSearch, search.Sampling):
-            ours = None  # we have these ourselves
+            ours = None  # the core has these
         if type(self.search) is search.Sampling:
             options |= {"sampling": True}
             options |= {name: getattr(self.search, name) for name in ("sampling_topk", "sampling_topp")}
@@ -82,8 +85,8 @@ class Generator:
 
     def fused(self, tokens: Tensor) -> Tensor:
         """Weighted log-probabilities (rows, vocab_size) of the language model given with ``--lm-path``."""
-        said = self.lm_model.get_normalized_probs(self.lm_model(tokens), log_probs=True)
-        return self.lm_weight * said[:, -1]
+        lprobs = self.lm_model.get_normalized_probs(self.lm_model(tokens), log_probs=True)  # (rows, step + 1, types)
+        return self.lm_weight * lprobs[:, -1]
 
     @torch.no_grad()
     def generate(
@@ -95,10 +98,11 @@ class Generator:
         bos_token: Optional[int] = None,
         **_,
     ) -> list[list[Hypothesis]]:
-        """Search; see :meth:`SequenceGenerator.generate`.
+        """Search; see :meth:`SequenceGenerator.generate`. Hypotheses have two more keys that fairseq's commands read,
+        ``attention`` and ``alignment``, of empty tensors.
 
         Args:
-            models: not looked at, as by fairseq's.
+            models: ignored, as by fairseq's; those of the constructor are searched.
             sample: a batch; ``net_input`` holds ``src_tokens`` int64 (sentences, source) and ``src_lengths``.
             prefix_tokens, bos_token: how targets begin.
             constraints: packed constraints, as fairseq's lexically constrained search takes them.
@@ -109,7 +113,9 @@ class Generator:
         if constraints is None and self.search.supports_constraints:
             raise PMLMError("--constraints: only fairseq-interactive reads them, after each source, behind tabs")
         self.search.init_constraints(constraints, self.generator.options.beam)
-        return self.generator.generate(src_tokens, src_lengths, prefix_tokens, bos_token)
+        found = self.generator.generate(src_tokens, src_lengths, prefix_tokens, bos_token)
+        nothing = torch.empty(0)
+        return [[{**h, "attention": nothing, "alignment": nothing} for h in hypotheses] for hypotheses in found]
 
 
 def check_options(options, types: int) -> None:
@@ -132,7 +138,7 @@ def check_options(options, types: int) -> None:
     if get("match_source_len", False):
         raise PMLMError("--match-source-len: it goes beyond the longest target that the model has positions for")
     if get("retain_iter_history", False):
-        raise PMLMError("--retain-iter-history: there are no iterations of refinement here")
+        raise PMLMError("--retain-iter-history: this search does not refine in iterations")
     names = ["max_len_a", "max_len_b", "min_len", "lenpen", "unkpen", "temperature", "no_repeat_ngram_size"]
     names += ["sampling", "sampling_topk", "sampling_topp"]
     given = {name: get(name, None) for name in names}
