@@ -1,4 +1,4 @@
-"""A trained model in Python, without fairseq: texts in, texts, classes and features out.
+"""A trained model in Python, without fairseq: texts in; texts, classes and features out.
 
 from fairseq_pmlm import PMLMModel
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from .data.cutting import cut, first_part
+from .data.cutting import cut
 from .data.masking import ordinary_types
 from .generation import gaps, infilling
 from .generation.sequence_generator import SearchOptions, SequenceGenerator, find_symbols
@@ -45,7 +45,7 @@ Tokens = Union[Tensor, Sequence[Tensor]]
 
 
 class PMLMModel(PMLM):
-    """The model, with the way to a trained one that users of fairseq know."""
+    """The model, with ``from_pretrained`` as fairseq's models have it."""
 
     @classmethod
     def from_pretrained(
@@ -72,24 +72,24 @@ def from_pretrained(folder: str, checkpoint_file: Optional[str] = None, data: Op
     """Load a checkpoint for use; see :meth:`PMLMModel.from_pretrained`.
 
     Raises:
-        PMLMError: *folder* is no local directory, something is missing in it, or the files do not belong together.
+        PMLMError: *folder* is not a local directory, something is missing in it, or the files do not belong together.
     """
     folder = os.fspath(folder)
     if "://" in folder or ARCHIVE.search(folder):
-        raise PMLMError(f"{folder}: only a local directory can be loaded, no address and no archive; unpack it first")
+        raise PMLMError(f"{folder}: only a local directory can be loaded, not an address or archive; unpack it first")
     if not os.path.isdir(folder):
-        raise PMLMError(f"{folder}: there is no such directory")
+        raise PMLMError(f"{folder}: no such directory")
     names = [checkpoint_file] if checkpoint_file else CHECKPOINTS
     path = next((p for p in (os.path.join(folder, name) for name in names) if os.path.isfile(p)), None)
     if path is None:
         if checkpoint_file and os.path.isdir(os.path.join(folder, checkpoint_file)):
             raise PMLMError(f"{os.path.join(folder, checkpoint_file)} is a directory; give a checkpoint in it")
-        raise PMLMError(f"{folder}: there is no {' or '.join(names)}")
+        raise PMLMError(f"{folder}: the directory has no {' or '.join(names)}")
     data = folder if data is None else os.fspath(data)
     dictionary = load_dictionary(data)
     tokenizer_file = tokenizer_files.find(data)
     if tokenizer_file is None:
-        raise PMLMError(f"{data}: there is no {' or '.join(tokenizer_files.KINDS)} beside dict.txt")
+        raise PMLMError(f"{data}: the directory of dict.txt has no {' or '.join(tokenizer_files.KINDS)}")
     tokenizer = tokenizer_files.load(tokenizer_file)
     model, task = loading.load(path, dictionary, tokenizer.fingerprint(), PMLMModel)
     return PMLMInterface(model, dictionary, tokenizer, task).eval()
@@ -156,7 +156,7 @@ class PMLMInterface(nn.Module):
         """Texts, int64 (length,) each, as a batch (texts, longest), padded on the right; one text is a batch of one.
 
         Raises:
-            PMLMError: there is none; one is longer than the position table, or holds what the dictionary does not.
+            PMLMError: none are given; one is longer than the position table, or has a token beyond the dictionary.
         """
         lines = [tokens] if isinstance(tokens, Tensor) and tokens.dim() == 1 else list(tokens)
         for line in lines:
@@ -168,7 +168,7 @@ class PMLMInterface(nn.Module):
                     f"{len(self.dictionary)} types"
                 )
         if not len(lines):
-            raise PMLMError("there is no text")
+            raise PMLMError("no texts were given")
         longest, limit = max(map(len, lines)), self.model.cfg.max_positions
         if longest > limit:
             raise PMLMError(f"a text of {longest} tokens is longer than the model's {limit} positions; cut it")
@@ -200,24 +200,24 @@ class PMLMInterface(nn.Module):
         """The classification head *name*.
 
         Raises:
-            PMLMError: there is none.
+            PMLMError: the model has no such head.
         """
         heads = self.model.classification_heads
         if name not in heads:
             there = ", ".join(heads) or "none; fine-tune with --task sentence_prediction"
-            raise PMLMError(f"the checkpoint has no classification head {name!r}; there is {there}")
+            raise PMLMError(f"the checkpoint has no classification head {name!r}; its heads: {there}")
         head = heads[name]
         assert isinstance(head, ClassificationHead)
         return head
 
     @torch.no_grad()
     def predict(self, head: str, tokens: Tokens, return_logits: bool = False) -> Tensor:
-        """What a classification head says: log-probabilities (batch, classes); for regression, numbers (batch, 1).
+        """Log-probabilities (batch, classes) of a classification head; of one for regression, its numbers (batch, 1).
 
         Args:
             head: its name; ``model.find_head(head).labels`` are the classes.
             tokens: as for :meth:`extract_features`.
-            return_logits: its outputs as they are.
+            return_logits: return the outputs of the head as they are.
         """
         self.find_head(head)
         batch = self.collate(tokens)
@@ -291,7 +291,7 @@ class PMLMInterface(nn.Module):
         order: str = "left-to-right",
         seed: int = 1,
     ) -> list[Filled]:
-        """The best ways to fill the gaps of a text, of a model trained with ``--task pmlm``; the best one first.
+        """The best ways to fill the gaps of a text, the best one first; for a model trained with ``--task pmlm``.
 
         Args:
             text: with gaps: ``<mask>`` for one token, ``<mask:3>`` for three.
@@ -304,6 +304,8 @@ class PMLMInterface(nn.Module):
         Raises:
             PMLMError: no gap, a text that is too long, or an option that is not one of these.
         """
+        if not 1 <= nbest <= beam:
+            raise PMLMError(f"infill() takes a beam of 1 or more, and an nbest of 1 to beam, not {beam} and {nbest}")
         if steps not in (*gaps.UNITS, "ae") or order not in gaps.ORDERS:
             raise PMLMError(
                 f"infill() takes steps {', '.join(gaps.UNITS)} or ae, and order {', '.join(gaps.ORDERS)}, not "
@@ -330,7 +332,7 @@ class PMLMInterface(nn.Module):
     def generate(
         self, sources: Union[str, Sequence[str]], beam: int = 5, batch_size: int = 32, **options: Any
     ) -> Union[str, list[str]]:
-        """The best target of each source, of a model fine-tuned with ``--task pmlm_seq2seq``.
+        """The best target of each source; for a model fine-tuned with ``--task pmlm_seq2seq``.
 
         Args:
             sources: texts; or one of them, for one result.
@@ -341,14 +343,14 @@ class PMLMInterface(nn.Module):
                 ``no_repeat_ngram_ignore`` is words or signs, separated by spaces.
 
         Raises:
-            PMLMError: no such option; a source is too long, and the model does not say what to cut.
+            PMLMError: no such option, or a wrong value; a source is too long, and the model does not say what to cut.
         """
         if isinstance(sources, str):
             return self.generate([sources], beam, batch_size, **options)[0]
         known = {field.name for field in fields(SearchOptions)}
         for name in options:
             if name not in known:
-                raise PMLMError(f"generate() has no option {name!r}; it has {', '.join(sorted(known))}")
+                raise PMLMError(f"generate() has no option {name!r}; its options: {', '.join(sorted(known))}")
         if "no_repeat_ngram_ignore" in options:
             options["no_repeat_ngram_ignore"] = find_symbols(self.dictionary, options["no_repeat_ngram_ignore"])
         generator = SequenceGenerator([self.model], SearchOptions(beam=beam, **options))
@@ -368,10 +370,13 @@ class PMLMInterface(nn.Module):
         """``<s> source </s>`` of each, int64 (length,), cut as the model's options say.
 
         Raises:
-            PMLMError: one is too long, and they do not say what to cut.
+            PMLMError: one is too long, and the options do not say what to cut.
         """
         limit, keep = seq2seq_limits(self.model.cfg)[0], str(self.model.cfg.cut_source)
         lines = [self.encode(source) for source in sources]
+        empty = sum(len(line) == 2 for line in lines)
+        if empty:
+            logger.warning(f"{empty:,} of {len(lines):,} sources are empty; so will their targets be")
         long = [i for i, line in enumerate(lines) if len(line) > limit]
         if not long:
             return lines
@@ -382,13 +387,6 @@ class PMLMInterface(nn.Module):
                 "model was not told which part of such a source to keep; cut them"
             )
         logger.warning(f"{count}: cut to their {keep}")
-        eos = self.dictionary.eos()
-        full = [i for i in long if first_part(lines[i][1:], eos) > limit - 3]
-        if full:
-            raise PMLMError(
-                f"{len(full):,} sources, number {full[0] + 1} first, have a first part that leaves nothing of {limit} "
-                "tokens for the second; cut them"
-            )
         for i in long:
-            lines[i] = torch.cat([lines[i][:1], cut(lines[i][1:], limit - 1, keep, eos)])
+            lines[i] = torch.cat([lines[i][:1], cut(lines[i][1:], limit - 1, keep, self.dictionary.eos())])
         return lines

@@ -103,7 +103,7 @@ def test_trained_resumed_and_validated_as_direct_calls_say(work, pretrained, two
     )
     assert "learning rates: embeddings x 0.512, layer0 x 0.64, layer1 x 0.8, default x 1" in first.stdout
     assert "epoch 1 @ 4 updates" in second.stdout  # loaded
-    assert "initialised anew" not in second.stdout
+    assert "initialized again" not in second.stdout
     assert int(logged(second.stdout, "train")[-1]["train_num_updates"]) == 12
     model, _ = load(path)
     predicted, wanted = outputs(model, two)
@@ -137,7 +137,7 @@ def test_one_checkpoint_reads_classifies_and_generates(work, trained):
 def test_fairseq_s_own_criterion_and_a_head_for_other_classes(work, three, trained):
     options = ["--criterion", "sentence_prediction", "--finetune-from-model", trained[0]]
     done = classify(three, work / "three-classes", *options, updates=2)
-    warned = re.findall(r"WARNING.*initialised anew", done.stdout + done.stderr)
+    warned = re.findall(r"WARNING.*initialized again", done.stdout + done.stderr)
     assert len(warned) == 1, done.stdout[-3000:]
     assert "2 classes there and 3 here" in warned[0]
     valid = logged(done.stdout, "valid")[-1]

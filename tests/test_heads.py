@@ -10,7 +10,6 @@ from fairseq.data import Dictionary
 from reference import forward, small_dictionary, small_model
 
 from fairseq_pmlm.checkpoints import context
-from fairseq_pmlm.data import layout
 from fairseq_pmlm.model.batch_layout import text_slots
 from fairseq_pmlm.tasks.model import task_labels
 from fairseq_pmlm.utils.errors import PMLMError
@@ -50,9 +49,9 @@ def with_heads(relative=False, dtype=torch.float64, **heads):
 def test_the_layout_of_a_batch_is_that_of_each_text():
     slots = text_slots(padded(TEXTS), 2, 2)
     for i, row in enumerate(TEXTS):
-        alone = layout.encoder_layout(np.array(row), np.array(segments(row)))
-        for name in ("tokens", "positions", "segments", "steps"):
-            assert slots[name][i, : len(row)].tolist() == getattr(alone, name).tolist()
+        alone = {"tokens": row, "positions": [*range(len(row))], "segments": segments(row), "steps": [0] * len(row)}
+        for name, wanted in alone.items():
+            assert slots[name][i, : len(row)].tolist() == wanted
     assert slots["context_length"] == len(max(TEXTS, key=len))
     # one segment row, as in imported RoBERTa; a third text shares the second one's
     assert not text_slots(padded(TEXTS), 2, 1)["segments"].any()
@@ -155,12 +154,12 @@ def test_a_head_for_other_classes_is_another_head(caplog):
     three = with_heads(task=3, other=2).state_dict()
     model = with_heads(task=2)
     before = model.classification_heads["task"].out_proj.weight.clone()
-    with pytest.raises(PMLMError, match=r"'classification_heads\.task' is another one: 3 classes there and 2 here"):
+    with pytest.raises(PMLMError, match=r"'classification_heads\.task' differs: 3 classes there and 2 here"):
         load(model, three)
     with caplog.at_level(logging.WARNING):
         load(model, three, finetuning=True)
     assert len(caplog.records) == 1
-    assert "3 classes there and 2 here; initialised anew" in caplog.text
+    assert "3 classes there and 2 here; initialized again" in caplog.text
     assert torch.equal(model.classification_heads["task"].out_proj.weight, before)
     assert torch.equal(
         model.classification_heads["other"].dense.weight, three["classification_heads.other.dense.weight"]
@@ -190,7 +189,7 @@ def test_tensors_that_are_no_head_are_named():
 
 @pytest.mark.parametrize("name", ["a.b", "keys", ""])
 def test_names_that_no_head_can_have(name):
-    with pytest.raises(PMLMError, match="no head can be called"):
+    with pytest.raises(PMLMError, match="cannot be the name of a head"):
         small_model().register_classification_head(name, num_classes=2)
 
 

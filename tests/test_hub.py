@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from commands import call, pmlm
@@ -16,6 +17,8 @@ from test_heads import segments
 from fairseq_pmlm import PMLMModel
 from fairseq_pmlm.conversion.export import export_checkpoint
 from fairseq_pmlm.conversion.importing import fairseq_checkpoint
+from fairseq_pmlm.generation import gaps
+from fairseq_pmlm.generation.infilling import Gapped, infill
 from fairseq_pmlm.model.config import PMLMConfig
 from fairseq_pmlm.tokenizers.files import fingerprint
 from fairseq_pmlm.tokenizers.symbols import write_dictionary
@@ -134,7 +137,7 @@ def test_classes_and_numbers_in_the_order_of_the_texts(hub):
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ([], "there is no text"),
+        ([], "no texts were given"),
         (["a good film"], "tokens are what encode"),
         (torch.tensor([[0.0, 2.0]]), "tokens are what encode"),
         (torch.tensor([0, 999, 2]), "token 999: the dictionary has"),
@@ -185,22 +188,67 @@ def test_generate_in_the_order_of_the_sources(hub):
         hub.generate(sources, beams=2)
 
 
+@pytest.mark.parametrize(("keep", "kept"), [("head", "a good"), ("tail", "liked it"), ("middle", "film i")])
+def test_sources_are_cut_as_the_model_says(hub, monkeypatch, caplog, keep, kept):
+    sources = ["a good film i liked it", "", "it was"]
+    whole = [hub.encode(source).tolist() for source in sources]
+    assert [line.tolist() for line in hub.encode_sources(sources)] == whole
+    assert "1 of 3 sources are empty; so will their targets be" in caplog.text
+    monkeypatch.setattr(hub.model.cfg, "max_source_positions", 4)
+    refused = r"1 of 3 sources .* --max-source-positions 4 \(the first is number 1, the longest has 8 tokens\)"
+    for ask in (hub.encode_sources, hub.generate):
+        with pytest.raises(PMLMError, match=refused):
+            ask(sources)
+    monkeypatch.setattr(hub.model.cfg, "cut_source", keep)
+    assert [line.tolist() for line in hub.encode_sources(sources)] == [hub.encode(kept).tolist(), *whole[1:]]
+    assert f"1 of 3 sources are longer than --max-source-positions 4: cut to their {keep}" in caplog.text
+
+
+@pytest.mark.parametrize("steps", ["token", "span", "all", "ae"])
+def test_infill_is_the_search_as_text(hub, steps):
+    text = "a <mask:2> i liked <mask>"
+    found = hub.infill(text, beam=3, nbest=2, steps=steps)
+    tokens, places = gaps.encode(text, hub.bpe, hub.dictionary, "x")
+    mask = gaps.factorize(places, "all" if steps == "ae" else steps, "left-to-right", np.random.default_rng(1))
+    fillings = infill(hub.model, [Gapped(tokens, 0 * tokens, mask)], 3, autoencoding=steps == "ae")[0]
+    assert len(found) == 2
+    for filled, filling in zip(found, fillings, strict=False):
+        words = [hub.dictionary[token] for token in filling.tokens.tolist()]
+        assert filled.spans == [hub.bpe.decode(" ".join(part)) for part in (words[:2], words[2:])]
+        assert filled.text == hub.bpe.decode(" ".join(["a", *words[:2], "i", "liked", *words[2:]]))
+        assert filled.logprob == pytest.approx(filling.logprobs.sum())
+    assert hub.infill(text, steps=steps, beam=3) == found[:1]
+
+
+def test_infill_refuses(hub):
+    for text, options, message in [
+        ("a film", {}, r"infill\(\): no gap; write <mask>"),
+        ("a <mask>", {"steps": "word"}, "steps token, span, all or ae, .* not 'word' and 'left-to-right'"),
+        ("a <mask>", {"order": "sorted"}, "order left-to-right, right-to-left, random, not 'token' and 'sorted'"),
+        ("a <mask>", {"beam": 0}, "a beam of 1 or more, and an nbest of 1 to beam, not 0 and 1"),
+        ("a <mask>", {"beam": 2, "nbest": 3}, "not 2 and 3"),
+        ("a <mask:60>", {}, r"infill\(\): 63 tokens; the model has 40 positions"),
+    ]:
+        with pytest.raises(PMLMError, match=message):
+            hub.infill(text, **options)
+
+
 def test_what_cannot_be_loaded_or_asked(hub, place, tmp_path):
     for name in ("https://example.org/model.tar.gz", "model.tar.gz", "s3://bucket/model"):
         with pytest.raises(PMLMError, match="only a local directory can be loaded"):
             PMLMModel.from_pretrained(name)
-    with pytest.raises(PMLMError, match="there is no such directory"):
+    with pytest.raises(PMLMError, match="no such directory"):
         PMLMModel.from_pretrained(str(tmp_path / "none"))
-    with pytest.raises(PMLMError, match=r"there is no model\.pt or checkpoint_best\.pt or checkpoint_last\.pt"):
+    with pytest.raises(PMLMError, match=r"has no model\.pt or checkpoint_best\.pt or checkpoint_last\.pt"):
         PMLMModel.from_pretrained(str(tmp_path))
     with pytest.raises(PMLMError, match=r"no .*dict\.txt"):
         PMLMModel.from_pretrained(str(place / "checkpoints/reviews"))
     empty = fairseq_checkpoint({"max_positions": 9}, {"a": torch.zeros(1)}, "", "ae")
-    for lacking in ({"cfg": None}, {"cfg": {}}, {"model": None}):
+    for lacking in ({"cfg": None}, {"cfg": {}}, {"cfg": {"model": [1]}}, {"model": None}, {"model": ["a"]}):
         torch.save(empty | lacking, tmp_path / "model.pt")
         with pytest.raises(PMLMError, match=r"model\.pt does not hold a fairseq_pmlm model"):
             PMLMModel.from_pretrained(str(tmp_path), data_name_or_path=str(place / "data-bin/reviews"))
-    with pytest.raises(PMLMError, match="no classification head 'other'; there is sentence_classification_head, stars"):
+    with pytest.raises(PMLMError, match="head 'other'; its heads: sentence_classification_head, stars"):
         hub.predict("other", hub.encode("a"))
     with pytest.raises(PMLMError, match="a text of 62 tokens is longer than the model's 40 positions"):
         hub.extract_features(hub.encode("a " * 60))

@@ -61,12 +61,6 @@ def test_golden_pair():
     assert (layout.visible(slots.steps, slots.steps) == golden.PAIR_MASK).all()
 
 
-def test_encoder_layout_sees_everything():
-    slots = layout.encoder_layout(golden.TEXT, golden.SEGMENTS_OF_TEXT)
-    assert_slots(slots, golden.TEXT.tolist(), [0, 1, 2, 3, 4, 5], golden.SEGMENTS_OF_TEXT.tolist(), [0] * 6)
-    assert layout.visible(slots.steps, slots.steps).all()
-
-
 @given(st.lists(st.integers(-6, 6), min_size=1, max_size=12))
 def test_the_rule_says_what_the_words_say(steps):
     visible = layout.visible(np.array(steps), np.array(steps))

@@ -3,6 +3,7 @@
 import os
 import re
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -41,43 +42,49 @@ def stored_options(path: str) -> dict[str, Any]:
     """The options of the PMLM in the checkpoint *path*, as stored.
 
     Raises:
-        PMLMError: there is no such file, it cannot be read, or it holds no such model.
+        PMLMError: the file does not exist, cannot be read, or holds another model.
     """
     if os.path.isdir(path):
         raise PMLMError(f"checkpoint {path} is a directory; name a file in it, such as checkpoint_best.pt or model.pt")
     if not os.path.isfile(path):
         raise PMLMError(f"checkpoint {path} does not exist")
     check_readable(path)
-    state = torch_load(path, map_location="cpu", mmap=True)  # of all its bytes, only these are wanted
-    cfg = state.get("cfg") if isinstance(state, dict) else None
-    options = cfg.get("model") if cfg else None
-    options = vars(options) if isinstance(options, Namespace) else options
-    if not options or "identity" not in state.get("model", {}):
+    state = torch_load(path, map_location="cpu", mmap=True)  # so that the parameters are not read
+    options = model_options(state)
+    if not options or "identity" not in (state.get("model") or {}):
         raise PMLMError(f"checkpoint {path} does not hold a fairseq_pmlm model; see pmlm import")
-    return dict(options)
+    return options
+
+
+def model_options(content: Any) -> dict[str, Any]:
+    """The options of the model in *content*, what was read of a checkpoint; empty if it stores none."""
+    cfg = content.get("cfg") if isinstance(content, dict) else None
+    return as_dict(cfg.get("model")) if isinstance(cfg, Mapping) else {}
+
+
+def as_dict(options: Any) -> dict[str, Any]:
+    """Options as fairseq stores them, in a namespace or a mapping; of anything else, none."""
+    if isinstance(options, Namespace):
+        return dict(vars(options))
+    return dict(options) if isinstance(options, Mapping) else {}
 
 
 def check_sizes(content: Any, where: str) -> None:
-    """Compare the sizes among the options of one of our checkpoints with its parameters, before a model of such sizes
-    is made.
+    """Compare the sizes among the options of a checkpoint with its parameters, before a model of such sizes is made.
 
     Args:
         content: what was read; checkpoints of other models, and other things, pass.
         where: what to call the checkpoint in an error.
 
     Raises:
-        PMLMError: they contradict each other, or what should be parameters are none.
+        PMLMError: they contradict each other, or the parameters are not named tensors.
     """
     parameters = content.get("model") if isinstance(content, dict) else None
     if not isinstance(parameters, dict) or "identity" not in parameters:
         return
-    cfg = content.get("cfg")
-    options = cfg.get("model") if isinstance(cfg, dict) else None
-    options = vars(options) if isinstance(options, Namespace) else options
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in parameters.items()):
         raise PMLMError(f"{where} is damaged: not all that its 'model' holds are named tensors")
-    if not isinstance(options, dict):
-        return
+    options = model_options(content)
     found = {
         option: parameters[name].shape[axis : axis + 1] for option, (name, axis) in SIZES.items() if name in parameters
     }

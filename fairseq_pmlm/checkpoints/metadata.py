@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, and the checks against it.
+"""The facts that a checkpoint states about its model, and the checks against them.
 
 Strict loading compares names and shapes. It cannot see the number of heads, the LayerNorm epsilon, the activation, or
 that an equally large dictionary orders its symbols differently; a model loaded across such a difference is silently
@@ -38,7 +38,7 @@ def hash_symbols(symbols: Iterable[str]) -> str:
 
 
 def facts(cfg, symbols: Iterable[str], tokenizer: Optional[str]) -> dict[str, Any]:
-    """What a model with options *cfg*, a dictionary, and a tokenizer of this fingerprint (or none) says of itself."""
+    """The facts of a model with options *cfg*, a dictionary of *symbols*, and a tokenizer's fingerprint (or None)."""
     known = {option: getattr(cfg, option) for option in OPTIONS}
     known["layer_norm_eps"] = float(known["layer_norm_eps"])
     known["activation_fn"] = str(known["activation_fn"])
@@ -54,8 +54,13 @@ def to_tensor(known: dict[str, Any]) -> torch.Tensor:
     return torch.tensor(list(json.dumps(known, sort_keys=True).encode()), dtype=torch.int64)
 
 
-def from_tensor(stored: torch.Tensor, where: str = "the checkpoint") -> dict[str, Any]:
-    """The inverse of :func:`to_tensor`; *where*: what to call the checkpoint in an error.
+def from_tensor(stored: torch.Tensor, where: str = "the checkpoint", name: str = "identity") -> dict[str, Any]:
+    """The inverse of :func:`to_tensor`.
+
+    Args:
+        stored: int64 (bytes,).
+        where: what to call the checkpoint in an error.
+        name: of the buffer.
 
     Raises:
         PMLMError: the buffer does not hold facts.
@@ -66,9 +71,7 @@ def from_tensor(stored: torch.Tensor, where: str = "the checkpoint") -> dict[str
             raise ValueError("no JSON object")
         return known
     except (ValueError, TypeError, RecursionError) as error:
-        raise PMLMError(
-            f"{where} is damaged: 'identity' is not readable; it was not written by fairseq_pmlm"
-        ) from error
+        raise PMLMError(f"{where} is damaged: {name!r} is not readable; it was not written by fairseq_pmlm") from error
 
 
 def check(stored: dict[str, Any], ours: dict[str, Any], where: str) -> None:
@@ -88,8 +91,8 @@ def check(stored: dict[str, Any], ours: dict[str, Any], where: str) -> None:
             continue
         if name == "tokenizer" and (theirs is None or here is None):
             logger.warning(
-                f"{where} was {'not ' if theirs is None else ''}trained with a tokenizer file beside dict.txt, "
-                f"and there is {'none' if here is None else 'one'} now: nothing to compare"
+                f"{where} was trained {'without' if theirs is None else 'with'} a tokenizer file next to dict.txt, "
+                f"and the data has {'none' if here is None else 'one'} now: nothing to compare"
             )
         elif name in ("dictionary", "tokenizer"):
             what = {"dictionary": "dict.txt", "tokenizer": " or ".join(tokenizer_files.KINDS)}[name]

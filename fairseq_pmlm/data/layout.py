@@ -66,8 +66,8 @@ def pretraining_layout(
 ) -> Slots:
     """Lay out one text for the joint objective (paper, Fig. 4).
 
-    Slots: the corrupted text; one [P] for each masked place; the originals of all steps but the last, whose outputs
-    nobody uses. Predictions: the [M] slots (autoencoding), then the [P] slots (partially autoregressive), both in the
+    Slots: the corrupted text; one [P] for each masked place; the originals of all steps but the last, as no later step
+    sees those. Predictions: the [M] slots (autoencoding), then the [P] slots (partially autoregressive), both in the
     order of *mask*.
 
     Args:
@@ -117,7 +117,7 @@ def seq2seq_layout(
     """Lay out one pair: the source is context, target token t = 1, 2, ... has w = +t, its [P] has w = -t.
 
     This is the partially autoregressive layout with one-token steps in order. The last token's own slot is left out,
-    as nobody looks at it. Positions of the target go on from the source's.
+    as no slot sees it. Positions of the target continue those of the source.
 
     Args:
         source: int64 (source,), [SOS] ... [EOS].
@@ -136,20 +136,5 @@ def seq2seq_layout(
         context_length=length,
         queries=length + np.arange(predicted),
         targets=target,
-        context_queries=0,
-    )
-
-
-def encoder_layout(tokens: np.ndarray, segments: np.ndarray) -> Slots:
-    """Lay out a text that is only read: every slot is context and sees all of them."""
-    nothing = np.zeros(0, np.int64)
-    return Slots(
-        tokens=tokens,
-        positions=np.arange(len(tokens)),
-        segments=segments,
-        steps=np.zeros(len(tokens), np.int64),
-        context_length=len(tokens),
-        queries=nothing,
-        targets=nothing,
         context_queries=0,
     )

@@ -3,7 +3,7 @@
 These do for a batch of tensors what :mod:`fairseq_pmlm.data.layout` does for one example.
 """
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ def seq2seq_slots(
     pseudo_index: int,
     segments: tuple[int, int],
     pseudo_tokens: Optional[Tensor] = None,
-) -> dict:
+) -> dict[str, Any]:
     """Lay out a batch of pairs as :func:`fairseq_pmlm.data.layout.seq2seq_layout` lays out one.
 
     Args:
@@ -25,7 +25,7 @@ def seq2seq_slots(
         src_lengths: int64 (batch,).
         prev_output_tokens: int64 (batch, target), the target shifted right by one.
         pad, pseudo_index: indices of <pad> and <pseudo>.
-        segments: of sources and of targets.
+        segments: ids of the segments of sources and of targets.
         pseudo_tokens: int64 (batch, target), what the [P] slots show, or None for [P] everywhere.
 
     Returns:
@@ -43,10 +43,10 @@ def seq2seq_slots(
 
 def causal_slots(
     src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor, pad: int, segments: tuple[int, int]
-) -> dict:
+) -> dict[str, Any]:
     """Lay out a batch of pairs without [P]: the slot of each target token predicts the next one, as in a decoder.
 
-    The first of *prev_output_tokens*, </s>, stands where the source's own </s> stands. Arguments and result are those
+    The first of *prev_output_tokens*, </s>, has the position of the source's own </s>. Arguments and result are those
     of :func:`seq2seq_slots`.
     """
     target = prev_output_tokens.size(1)
@@ -63,7 +63,7 @@ def lay_out(
     predicting: int,
     pad: int,
     segments: tuple[int, int],
-) -> dict:
+) -> dict[str, Any]:
     """Sources as context, and what is appended to each.
 
     Args:
@@ -71,16 +71,16 @@ def lay_out(
         src_lengths: int64 (batch,).
         appended: int64 (batch, appended), tokens.
         steps: int64 (appended,), signed steps.
-        places: int64 (appended,), positions, from the end of the source on.
+        places: int64 (appended,), positions counted from the end of the source.
         predicting: how many leading ones of *appended* predict.
         pad: index of <pad>.
-        segments: of sources and of targets.
+        segments: ids of the segments of sources and of targets.
 
     Returns:
-        the arguments of :meth:`transformer.Backbone.forward`; segments are 0 for sources and 1 for targets.
+        the arguments of :meth:`fairseq_pmlm.model.transformer.Backbone.forward`.
     """
     batch, source = src_tokens.shape
-    # A slot of padding would stand beyond the longest text, and must see something: the context.
+    # Padding would have positions beyond the table, and must see something: it gets position 0, and sees the context.
     padding = appended.eq(pad)
     places = (places + src_lengths[:, None]).masked_fill(padding, 0)
     positions = torch.cat([torch.arange(source, device=places.device).expand(batch, -1), places], dim=1)
@@ -97,15 +97,15 @@ def lay_out(
     }
 
 
-def text_slots(tokens: Tensor, eos: int, num_segments: int, first_only: bool = False) -> dict:
-    """Lay out a batch of texts as :func:`fairseq_pmlm.data.layout.encoder_layout` lays out one.
+def text_slots(tokens: Tensor, eos: int, num_segments: int, first_only: bool = False) -> dict[str, Any]:
+    """Lay out a batch of texts: every slot is context, and sees all of its text.
 
     Args:
         tokens: int64 (batch, length), ``<s> a </s>`` or ``<s> a </s> b </s>``, padded on the right; what follows the
             first </s> has segment 1.
         eos: index of </s>.
         num_segments: rows of the segment table; with one, everything has segment 0.
-        first_only: the output of the first slot is all that is wanted, as classification heads look at no other.
+        first_only: compute the output of the first slot alone, the only one that classification heads read.
 
     Returns:
         the arguments of :meth:`fairseq_pmlm.model.transformer.Backbone.forward`.

@@ -34,20 +34,20 @@ class ClassificationHead(nn.Module):
         self.dense = PackableLinear(dim, inner_dim)
         self.dropout = nn.Dropout(dropout)
         self.out_proj = PackableLinear(inner_dim, num_classes)
-        # The order of the classes is in no shape, so the state dict says it, as the model's identity is said.
+        # No shape shows the order of the classes, so the state dict holds it, like the model's identity.
         self.register_buffer("facts", metadata.to_tensor({"labels": labels and list(labels)}))
 
     @classmethod
     def like(cls, cfg: PMLMConfig, tensors: dict[str, Tensor]) -> "ClassificationHead":
-        """A head of the shape of the *tensors* that a checkpoint has of one, for a model with options *cfg*."""
+        """A head of the same shape as that of which a checkpoint has *tensors*, for a model with options *cfg*."""
         inner_dim, dim = tensors["dense.weight"].shape
-        labels = metadata.from_tensor(tensors["facts"])["labels"]
+        labels = read_labels(tensors["facts"])
         return cls(dim, len(tensors["out_proj.weight"]), inner_dim, cfg.pooler_dropout, labels)
 
     @property
     def labels(self) -> Optional[list[str]]:
         """Names of the classes, or None."""
-        return metadata.from_tensor(self.facts)["labels"]
+        return read_labels(self.facts)
 
     def forward(self, features: Tensor) -> Tensor:
         """(batch, slots, dim) -> (batch, classes)"""
@@ -61,7 +61,7 @@ class ClassificationHead(nn.Module):
         for what, old, new in zip(("classes", "hidden units"), there, here, strict=True):
             if old != new:
                 return f"{old} {what} there and {new} here"
-        theirs, ours = metadata.from_tensor(tensors["facts"])["labels"], self.labels
+        theirs, ours = read_labels(tensors["facts"]), self.labels
         if theirs is not None and ours is not None and theirs != ours:
             return f"the classes {', '.join(theirs)} there and {', '.join(ours)} here"
         return None
@@ -69,6 +69,11 @@ class ClassificationHead(nn.Module):
     @staticmethod
     def sizes(tensors: dict[str, Tensor]) -> tuple[int, int]:
         return len(tensors["out_proj.weight"]), len(tensors["dense.weight"])
+
+
+def read_labels(facts: Tensor) -> Optional[list[str]]:
+    """The names of the classes in the buffer ``facts`` of a head, int64 (bytes,), or None."""
+    return metadata.from_tensor(facts, name="facts")["labels"]
 
 
 class SpanHead(PackableLinear):
@@ -86,7 +91,7 @@ class SpanHead(PackableLinear):
         return None
 
 
-# What stands at the beginning of a head's path -> its class. A class has the methods ``like`` and ``differs``.
+# The first part of a head's path -> its class. A class has the methods ``like`` and ``differs``.
 KINDS: dict[str, type[ClassificationHead] | type[SpanHead]] = {
     "classification_heads": ClassificationHead,
     "span_head": SpanHead,

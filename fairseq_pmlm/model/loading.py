@@ -1,14 +1,12 @@
 """A checkpoint's parameters on their way into a model: checked here, before they are loaded strictly."""
 
 import logging
-from argparse import Namespace
-from collections.abc import Mapping
 from typing import Any, Optional
 
 from torch import Tensor
 
 from ..checkpoints import metadata
-from ..checkpoints.architecture import check_sizes
+from ..checkpoints.architecture import as_dict, check_sizes, model_options
 from ..checkpoints.safe_load import torch_load
 from ..utils.errors import PMLMError
 from . import config
@@ -44,21 +42,16 @@ def load(
     except OSError as error:
         raise PMLMError(f"{where} cannot be read: {error.strerror or error}") from error
     check_sizes(state, where)
-    stored = state.get("cfg") if isinstance(state, dict) else None
-    if not isinstance(stored, Mapping) or not stored.get("model") or not state.get("model"):
+    options = model_options(state)
+    if not options or not state.get("model") or not isinstance(state["model"], dict):
         raise PMLMError(f"{where} does not hold a fairseq_pmlm model")
-    cfg = config.from_stored(_as_dict(stored["model"]), where)
+    cfg = config.from_stored(options, where)
     config.check(cfg)
     model = kind(cfg, dictionary, tokenizer)
     prepare(model, state["model"], where)
     model.load_state_dict(state["model"], strict=True)
     model.pack()
-    return model.eval(), _as_dict(stored.get("task") or {})
-
-
-def _as_dict(options: Any) -> dict[str, Any]:
-    """Options as fairseq stores them: a namespace, or a mapping."""
-    return vars(options) if isinstance(options, Namespace) else dict(options)
+    return model.eval(), as_dict(state["cfg"].get("task"))
 
 
 def prepare(model: PMLM, state_dict: dict[str, Tensor], where: str, finetuning: bool = False) -> None:
@@ -68,16 +61,16 @@ def prepare(model: PMLM, state_dict: dict[str, Tensor], where: str, finetuning: 
         model: it gets the heads that it lacks.
         state_dict: of the checkpoint; changed in place.
         where: what to call the checkpoint.
-        finetuning: whether training starts from it, and does not resume it.
+        finetuning: whether a training starts from it, rather than resumes it.
 
     Raises:
-        PMLMError: it is no PMLM, or of another shape, or its metadata differ.
+        PMLMError: it is not a PMLM, its shapes are others, or its metadata differ.
     """
     ours = model.state_dict()
     if "identity" not in state_dict:
         raise PMLMError(
             f"{where} does not hold a fairseq_pmlm model; its parameters are "
-            f"{', '.join(list(state_dict)[:3])} and {max(0, len(state_dict) - 3)} more"
+            f"{', '.join(map(str, list(state_dict)[:3]))} and {max(0, len(state_dict) - 3)} more"
         )
     theirs = metadata.from_tensor(state_dict["identity"], where)
     metadata.check(theirs, metadata.from_tensor(ours["identity"]), where)
@@ -124,18 +117,18 @@ def find_heads(state_dict: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 def settle_heads(model: PMLM, state_dict: dict[str, Tensor], where: str, finetuning: bool) -> None:
     """Make *model* and a checkpoint that is being loaded into it agree on their heads.
 
-    A head that the checkpoint alone has is registered. At the start of a fine-tuning, one that the model alone has, or
-    that is of another kind there, keeps its initial weights.
+    A head that only the checkpoint has is registered. At the start of a fine-tuning, a head that only the model has, or
+    that is of another kind in the checkpoint, keeps its initial weights.
 
     Args:
         model: it gets the heads that it lacks.
         state_dict: of the checkpoint; changed in place.
         where: what to call the checkpoint.
-        finetuning: whether training starts from it, and does not resume it.
+        finetuning: whether a training starts from it, rather than resumes it.
 
     Raises:
         PMLMError: it lacks a head, or has one of another kind, and this is not the start of a fine-tuning; its tensors
-            are no head.
+            do not make a head.
     """
     theirs = find_heads(state_dict)
     for path, tensors in theirs.items():
@@ -155,10 +148,10 @@ def settle_heads(model: PMLM, state_dict: dict[str, Tensor], where: str, finetun
         difference = head.differs(tensors)
         if difference and not finetuning:
             raise PMLMError(
-                f"{where}: its head {path!r} is another one: {difference}; only fine-tuning can give it other classes"
+                f"{where}: its head {path!r} differs: {difference}; only fine-tuning can give it other classes"
             )
         if difference:
-            logger.warning(f"{where}: its head {path!r} is another one: {difference}; initialised anew")
+            logger.warning(f"{where}: its head {path!r} differs: {difference}; initialized again")
             for name in tensors:
                 del state_dict[f"{path}.{name}"]
         state_dict.update({f"{path}.{name}": ours[name] for name in ours if difference or name == "facts"})

@@ -1,4 +1,4 @@
-"""The model: slots in, and out comes what is asked of them."""
+"""The model: slots in; logits, losses, hidden states or the outputs of a head out."""
 
 from typing import Any, NamedTuple, Optional, Protocol, Union
 
@@ -15,7 +15,7 @@ from .transformer import Backbone, OutputLayer, init_bert_weights
 
 
 class Symbols(Protocol):
-    """What the model asks of a dictionary: ours, or fairseq's."""
+    """What the model needs of a dictionary, ours or fairseq's."""
 
     symbols: list[str]
 
@@ -33,12 +33,12 @@ class Symbols(Protocol):
 
 
 class Predict(NamedTuple):
-    """What is to be predicted, and from which slots.
+    """What to predict, and from which slots.
 
     head: path of the module that predicts; None for hidden states as they are.
-    select: int64 (predictions,), places among the (batch x selected) slots whose output the backbone was asked for;
-        None for all, in their shape.
-    target: int64 (predictions,), the types to predict: losses come out and not logits.
+    select: int64 (predictions,), indices into the (batch x selected) slots that the backbone returns; None for all, in
+        their shape.
+    target: int64 (predictions,), the types to predict: returns their losses in place of logits.
     distribution, chunk: as for :func:`fairseq_pmlm.model.kernels.projection_loss.projection_loss`.
     """
 
@@ -74,20 +74,20 @@ class PMLM(nn.Module):
         self.register_buffer("identity", metadata.to_tensor(known))
 
     def forward(self, slots: dict[str, Any], predict: Predict = LOGITS) -> Union[Tensor, Losses]:
-        """What *predict* asks for, of *slots*.
+        """Predict.
 
         Args:
             slots: the arguments of :meth:`fairseq_pmlm.model.transformer.Backbone.forward`.
-            predict: what is to be predicted.
+            predict: what to predict.
 
         Returns:
-            logits (batch, selected, vocab_size) or (predictions, vocab_size); losses of the targets; what a
-            classification head says, (batch, classes), or the span head, (batch, selected, 2); or hidden states.
+            logits (batch, selected, vocab_size) or (predictions, vocab_size); losses of the targets; outputs of a
+            classification head, (batch, classes), or of the span head, (batch, selected, 2); or hidden states.
         """
         return self.outputs(slots, predict) if predict.target is None else self.losses(slots, predict)
 
     def outputs(self, slots: dict[str, Any], predict: Predict = LOGITS) -> Tensor:
-        """Logits, what a head says, or hidden states; see :meth:`forward`."""
+        """Logits, outputs of a head, or hidden states; see :meth:`forward`."""
         x = self.selected(slots, predict)
         return x if predict.head is None else self.get_submodule(predict.head)(x)
 
@@ -106,17 +106,17 @@ class PMLM(nn.Module):
         """Add *head*, with new weights, at *path*: one of :data:`heads.KINDS`, with a name where there can be several.
 
         Raises:
-            PMLMError: no head can have that name.
+            PMLMError: the name is empty, has a dot, or is one that torch uses itself.
         """
         head.apply(lambda module: init_bert_weights(module, self.cfg.init_std))
         parent, _, name = path.rpartition(".")
         try:
             self.get_submodule(parent).add_module(name, head.to(self.output_layer.bias))
         except (AttributeError, KeyError) as error:
-            raise PMLMError(f"no head can be called {path!r} ({describe(error)})") from error
+            raise PMLMError(f"{path!r} cannot be the name of a head ({describe(error)})") from error
 
     def register_classification_head(
-        self, name: str, num_classes: int, inner_dim: Optional[int] = None, labels: Optional[list[str]] = None, **_
+        self, name: str, num_classes: int, inner_dim: Optional[int] = None, labels: Optional[list[str]] = None
     ) -> None:
         """Add ``classification_heads.NAME`` with new weights; see :class:`heads.ClassificationHead`."""
         dim = self.cfg.encoder_embed_dim
@@ -129,7 +129,7 @@ class PMLM(nn.Module):
         return self.output_layer.bias.device
 
     def pack(self) -> None:
-        """From now on, without gradients, multiply with packed weights where that is faster."""
+        """From now on, multiply with packed weights where gradients are not recorded and that is faster."""
         for module in self.modules():
             if isinstance(module, PackableLinear):
                 module.make_generation_fast_()
