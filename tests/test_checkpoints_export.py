@@ -145,7 +145,7 @@ def test_refusals(tmp_path):
     path = make("relative", tmp_path)
     with pytest.raises(PMLMError, match="has relative positions, which BERT has not; --format unilm"):
         export_checkpoint(str(path), str(path.parent), str(tmp_path / "out"), "bert")
-    with pytest.raises(PMLMError, match=r"--vocab-from .*: there is no dict\.txt"):
+    with pytest.raises(PMLMError, match=r"--vocab-from .*: it has no dict\.txt"):
         export_checkpoint(str(path), str(tmp_path), str(tmp_path / "out"))
     with pytest.raises(PMLMError, match=r"checkpoint .*none\.pt does not exist"):
         export_checkpoint(str(tmp_path / "none.pt"), str(path.parent), str(tmp_path / "out"))
@@ -156,7 +156,7 @@ def test_refusals(tmp_path):
         export_checkpoint(str(tmp_path / "foreign.pt"), str(path.parent), str(tmp_path / "out"))
     pieces = (path.parent / "vocab.txt").read_text().splitlines()
     (path.parent / "vocab.txt").write_text("\n".join([*pieces[:-1], "other"]) + "\n")
-    with pytest.raises(PMLMError, match=r"dict\.txt was not made from the vocab\.txt"):
+    with pytest.raises(PMLMError, match=r"dict\.txt was not made from vocab\.txt"):
         export_checkpoint(str(path), str(path.parent), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

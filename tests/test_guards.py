@@ -120,7 +120,7 @@ def broken_dictionary(tmp_path):
     ("content", "said"),
     [
         (b"a 1\nb x\n", "line 2: not 'symbol count' as fairseq's dictionaries have it, but 'b x'"),
-        (b"a 1\nb 1\na 1\n", "line 3: the symbol 'a' stands in line 1 already"),
+        (b"a 1\nb 1\na 1\n", "line 3: the symbol 'a' is already in line 1"),
         (b"a 1\n<s> 1\n", "line 2: not 'symbol count'"),
         (b"a 1\n\xff 1\n", "line 2: not UTF-8"),
     ],

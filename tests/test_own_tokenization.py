@@ -93,7 +93,7 @@ def test_mask_and_pseudo_have_the_same_numbers_all_along(done, monkeypatch):
     logs = [out for program, out in outputs if program == "fairseq-train"]
     for log, name in zip(logs, ("dict.txt", "dict.src.txt"), strict=True):
         for symbol in ("<mask>", "<pseudo>"):
-            assert f"{name} lacks {symbol}: added behind its last symbol" in log
+            assert f"{name} lacks {symbol}: added after its last symbol" in log
 
 
 def preprocess_pairs(folder, name, *options):

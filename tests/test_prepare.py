@@ -262,13 +262,13 @@ def test_bad_pairs(prepared, tmp_path, line, message):
 
 def test_bad_vocabularies(prepared, pairs, tmp_path):
     options = ["--train", pairs[0] / "train.jsonl", "--destdir", tmp_path / "bin", "--vocab-from", tmp_path]
-    with pytest.raises(PMLMError, match=r"there is no dict\.txt"):
+    with pytest.raises(PMLMError, match=r"it has no dict\.txt"):
         call("prepare pairs", *options)
     (tmp_path / "dict.txt").write_text("the 1\n")
-    with pytest.raises(PMLMError, match=r"there is no sentencepiece\.model"):
+    with pytest.raises(PMLMError, match=r"it has no sentencepiece\.model"):
         call("prepare pairs", *options)
     (tmp_path / "sentencepiece.model").write_bytes((prepared[0] / "sentencepiece.model").read_bytes())
-    with pytest.raises(PMLMError, match=r"dict\.txt was not made from the sentencepiece\.model beside it"):
+    with pytest.raises(PMLMError, match=r"dict\.txt was not made from sentencepiece\.model next to it"):
         call("prepare pairs", *options)
 
 

@@ -78,10 +78,10 @@ def test_a_vocabulary_is_a_dictionary_and_its_tokenizer(folder, folders, tmp_pat
     assert dictionary == str(folder / "dict.txt")
     assert FairseqDictionary.load(dictionary).symbols == all_symbols(tokenizer.symbols)
     shutil.copy(files.find(str(folder)), tmp_path)
-    with pytest.raises(PMLMError, match=r"there is no dict\.txt"):
+    with pytest.raises(PMLMError, match=r"it has no dict\.txt"):
         load_vocabulary(str(tmp_path))
     (tmp_path / "dict.txt").write_text("a 1\n<mask> 1\n<pseudo> 1\n")
-    with pytest.raises(PMLMError, match=rf"dict\.txt was not made from the {tokenizer.file_name} beside it"):
+    with pytest.raises(PMLMError, match=rf"dict\.txt was not made from {tokenizer.file_name} next to it"):
         load_vocabulary(str(tmp_path))
 
 

@@ -1,11 +1,10 @@
-"""What the tasks share: the dictionary with its two extra symbols, the tokenizer beside it, and the check of sizes."""
+"""What the tasks share: the dictionary with its two extra symbols, the tokenizer, and the check of sizes."""
 
 import logging
 import os
 import struct
 from dataclasses import dataclass, field
 
-from fairseq import utils
 from fairseq.data import Dictionary, data_utils
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask
@@ -17,6 +16,7 @@ from ..data import indexed
 from ..model.config import ARCHITECTURES
 from ..model.pmlm import PMLM
 from ..tokenizers import files as tokenizer_files
+from ..tokenizers.dictionary import add_extra_symbols, find_dictionary
 from ..utils.errors import PMLMError, describe, first_line
 from .encoders import ENCODERS
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class MissingDataError(PMLMError, FileNotFoundError):
-    """No binarized file of that name; fairseq itself looks out for FileNotFoundError in places."""
+    """No binarized file of that name; in places, fairseq itself catches FileNotFoundError."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class PMLMBaseTask(FairseqTask):
         self.dictionary = dictionary
 
     def check_corruption(self) -> None:
-        """Refuse what are no probabilities in the options that both tasks have."""
+        """Refuse values of --leave-unmasked-prob and --random-token-prob that are not probabilities."""
         leave, random = self.cfg.leave_unmasked_prob, self.cfg.random_token_prob
         if min(leave, random) < 0 or leave + random > 1:
             raise PMLMError(
@@ -70,7 +70,7 @@ class PMLMBaseTask(FairseqTask):
         """Build the model; *from_checkpoint*: to generate or validate with it, where ``--bf16`` must hold.
 
         Raises:
-            PMLMError: it is not one of ours; the batches of these tasks are for nobody else.
+            PMLMError: it is not a PMLM, and no other model can read the batches of these tasks.
         """
         try:
             model = super().build_model(cfg, from_checkpoint)
@@ -87,7 +87,7 @@ class PMLMBaseTask(FairseqTask):
         return model
 
     def build_bpe(self, args):
-        """The tokenizer asked for with ``--bpe``, else the one that lies beside the dictionary.
+        """The tokenizer that ``--bpe`` names, else the one in the folder of the dictionary.
 
         Raises:
             PMLMError: the option of ``--bpe`` names another file than the data was prepared with.
@@ -126,7 +126,7 @@ class PMLMBaseTask(FairseqTask):
         indexed.check(prefix, len(self.dictionary) if scan else None, combine)
         try:
             dataset = data_utils.load_indexed_dataset(prefix, self.dictionary, combine=combine)
-        except (ValueError, AssertionError, struct.error) as error:  # of a format that nobody has checked
+        except (ValueError, AssertionError, struct.error) as error:  # of a format that was not checked
             raise PMLMError(f"{prefix}.bin or .idx is damaged ({describe(error)}); binarize the text again") from error
         if dataset is None:
             raise MissingDataError(
@@ -138,7 +138,7 @@ class PMLMBaseTask(FairseqTask):
         """fairseq's iterator, over every example: what is too long was refused or cut when the data was loaded."""
         self.check_max_tokens(dataset, max_tokens)
         iterator = super().get_batch_iterator(dataset, max_tokens, max_sentences, max_positions=None, **kwargs)
-        # Iterators are made anew for each epoch; workers that outlive theirs stall the next checkpoint for 5 seconds.
+        # Each epoch has a new iterator; workers that outlive theirs stall the next checkpoint for 5 seconds.
         iterator.persistent_workers = iterator.reuse_dataloader = False
         return iterator
 
@@ -159,22 +159,14 @@ class PMLMBaseTask(FairseqTask):
 
 
 def load_dictionary(data: str, filename: str = "dict.txt") -> Dictionary:
-    """The dictionary *filename* (else dict.txt) of the first data directory.
+    """fairseq's dictionary of the file *filename*, else dict.txt, in the first data directory.
 
     ``<mask>`` and ``<pseudo>`` are added where it lacks them.
 
     Raises:
         PMLMError: no such directory or file.
     """
-    directory = utils.split_paths(data)[0]
-    candidates = [os.path.join(directory, name) for name in dict.fromkeys((filename, "dict.txt"))]
-    path = next((path for path in candidates if os.path.isfile(path)), None)
-    if path is None:
-        raise PMLMError(f"no {' or '.join(candidates)}; prepare the data first, or name the directory that holds it")
+    path = find_dictionary(data, filename)
     dictionary = Dictionary.load(path)
-    for symbol in ("<mask>", "<pseudo>"):
-        if symbol not in dictionary:
-            logger.info(f"{path} lacks {symbol}: added behind its last symbol")
-            dictionary.add_symbol(symbol)
-    logger.info(f"dictionary: {len(dictionary):,} types")
+    add_extra_symbols(dictionary, path)
     return dictionary

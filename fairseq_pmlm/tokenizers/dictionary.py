@@ -20,7 +20,7 @@ LINE_END = re.compile("\r\n|\r|\n")  # what ends a line of a text file for Pytho
 
 
 class Dictionary:
-    """Symbols and their indices, like fairseq's ``Dictionary``, whose place it takes wherever one is only read.
+    """Symbols and their indices: takes the place of fairseq's ``Dictionary`` wherever one is only read.
 
     ``<s> <pad> </s> <unk>`` are at 0 to 3.
     """
@@ -40,7 +40,7 @@ class Dictionary:
     def load(cls, path: str) -> "Dictionary":
         """The dictionary of a ``dict.txt``: lines of ``symbol count``, as fairseq reads them.
 
-        A symbol may stand there twice only if the later line ends in ``#fairseq:overwrite``; that one counts.
+        A symbol may appear twice only if the later line ends in ``#fairseq:overwrite``; that one counts.
 
         Raises:
             PMLMError: the file cannot be read, or naming the line: it is not of that form, or its symbol is taken.
@@ -69,7 +69,7 @@ class Dictionary:
         return self.indices == getattr(other, "indices", None)
 
     def __getitem__(self, index: int) -> str:
-        """The symbol at *index*; ``<unk>`` behind the last one."""
+        """The symbol at *index*; ``<unk>`` beyond the last one."""
         return self.symbols[index] if index < len(self.symbols) else self.unk_word
 
     def index(self, symbol: str) -> int:
@@ -93,7 +93,7 @@ class Dictionary:
         return self.unk_index
 
     def add_symbol(self, symbol: str, count: int = 1, overwrite: bool = False) -> int:
-        """Add *symbol*, or to its count where the dictionary has it; returns its index.
+        """Add *symbol*, or increase its count where the dictionary has it; returns its index.
 
         Args:
             symbol: the symbol.
@@ -110,7 +110,7 @@ class Dictionary:
         return len(self.symbols) - 1
 
     def encode_line(self, line: str, append_eos: bool = True, add_if_not_exist: bool = False) -> Tensor:
-        """Symbols separated by white space as int32 (symbols,), with the index of ``</s>`` behind them.
+        """Symbols separated by white space as int32 (symbols,), with the index of ``</s>`` after them.
 
         Args:
             line: the symbols.
@@ -147,15 +147,15 @@ def malformed(path: str, number: int, line: str) -> PMLMError:
 
 
 def duplicate(path: str, number: int, symbol: str, first: int) -> PMLMError:
-    """The error for a line of dict.txt whose symbol stands on an earlier one."""
-    return PMLMError(f"{path}, line {number}: the symbol {symbol[:100]!r} stands in line {first} already")
+    """The error for a line of dict.txt whose symbol an earlier one has."""
+    return PMLMError(f"{path}, line {number}: the symbol {symbol[:100]!r} is already in line {first}")
 
 
 def read_dictionary(path: str) -> list[str]:
     """The symbols of a ``dict.txt`` in the order of the file, without fairseq's own four.
 
     Raises:
-        PMLMError: the file is missing, a line is not ``symbol count``, or a symbol is there twice.
+        PMLMError: the file is missing, a line is not ``symbol count``, or a symbol appears twice.
     """
     symbols: dict[str, int] = {}
     for number, line in read_lines(path):
@@ -176,17 +176,33 @@ def load_dictionary(data: str) -> Dictionary:
     Raises:
         PMLMError: no such directory or file; see also :meth:`Dictionary.load`.
     """
-    directory = data.split("|" if "://" in data else os.pathsep)[0]  # as fairseq does
-    path = os.path.join(directory, "dict.txt")
-    if not os.path.isfile(path):
-        raise PMLMError(f"no {path}; prepare the data first, or name the directory that holds it")
+    path = find_dictionary(data)
     dictionary = Dictionary.load(path)
+    add_extra_symbols(dictionary, path)
+    return dictionary
+
+
+def find_dictionary(data: str, file_name: str = "dict.txt") -> str:
+    """The path of *file_name*, else of dict.txt, in the first of *data*'s directories, which ``:`` separates.
+
+    Raises:
+        PMLMError: no such directory or file.
+    """
+    directory = data.split("|" if "://" in data else os.pathsep)[0]  # as fairseq does
+    candidates = [os.path.join(directory, name) for name in dict.fromkeys((file_name, "dict.txt"))]
+    path = next((path for path in candidates if os.path.isfile(path)), None)
+    if path is None:
+        raise PMLMError(f"no {' or '.join(candidates)}; prepare the data first, or name the directory that holds it")
+    return path
+
+
+def add_extra_symbols(dictionary: Any, path: str) -> None:
+    """Add ``<mask>`` and ``<pseudo>`` where a dictionary, ours or fairseq's, lacks them; *path* is its file."""
     for symbol in EXTRA_SYMBOLS:
         if symbol not in dictionary:
-            logger.info(f"{path} lacks {symbol}: added behind its last symbol")
+            logger.info(f"{path} lacks {symbol}: added after its last symbol")
             dictionary.add_symbol(symbol)
     logger.info(f"dictionary: {len(dictionary):,} types")
-    return dictionary
 
 
 def load_vocabulary(folder: str) -> tuple[str, Tokenizer]:
@@ -197,12 +213,12 @@ def load_vocabulary(folder: str) -> tuple[str, Tokenizer]:
     """
     dictionary, path = os.path.join(folder, "dict.txt"), files.find(folder)
     if not os.path.isfile(dictionary):
-        raise PMLMError(f"--vocab-from {folder}: there is no dict.txt")
+        raise PMLMError(f"--vocab-from {folder}: it has no dict.txt")
     if path is None:
-        raise PMLMError(f"--vocab-from {folder}: there is no {' or '.join(files.KINDS)}")
+        raise PMLMError(f"--vocab-from {folder}: it has no {' or '.join(files.KINDS)}")
     tokenizer = files.load(path)
     if read_dictionary(dictionary) != [*tokenizer.symbols, *EXTRA_SYMBOLS]:
-        raise PMLMError(f"--vocab-from {folder}: dict.txt was not made from the {os.path.basename(path)} beside it")
+        raise PMLMError(f"--vocab-from {folder}: dict.txt was not made from {os.path.basename(path)} next to it")
     return dictionary, tokenizer
 
 
