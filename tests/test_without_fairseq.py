@@ -111,6 +111,58 @@ def test_to_the_bit_as_with_fairseq(name, data, absent):
         assert ours["labels"] == EXPECTED["labels"]
 
 
+TRAIN = """
+import numpy as np
+import torch
+
+from fairseq_pmlm.data import layout, masking
+from fairseq_pmlm.data.collate import OBJECTIVES, collate
+from fairseq_pmlm.model.config import PMLMConfig
+from fairseq_pmlm.model.pmlm import PMLM, Predict
+from fairseq_pmlm.tokenizers.dictionary import Dictionary
+
+dictionary = Dictionary()
+for symbol in [*"abcdefgh", "<mask>", "<pseudo>"]:
+    dictionary.add_symbol(symbol)
+shape = {"encoder_layers": 1, "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 64, "encoder_attention_heads": 2}
+torch.manual_seed(1)
+model = PMLM(PMLMConfig(**shape, max_positions=16), dictionary)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+rng = np.random.default_rng(1)
+types = masking.ordinary_types(dictionary)
+
+
+def batch():
+    \"\"\"16 texts that say the alphabet from any letter on, masked and laid out for the joint objective.\"\"\"
+    samples = []
+    for i in range(16):
+        tokens = np.array([dictionary.bos(), *types[(rng.integers(8) + np.arange(10)) % 8], dictionary.eos()])
+        mask = masking.draw_mask(np.isin(tokens, types), rng, mask_prob=0.3)
+        shown = masking.corrupt(tokens[mask.positions], dictionary.index("<mask>"), types, rng)
+        pseudo = np.full(len(shown), model.pseudo_index)
+        slots = layout.pretraining_layout(tokens, np.zeros_like(tokens), mask, shown, pseudo)
+        samples.append({"id": i, "slots": slots})
+    return collate(samples, OBJECTIVES["ae+par"], dictionary.pad())
+
+
+losses = []
+for _ in range(20):
+    sample = batch()
+    select = sample["net_input"].pop("select")
+    loss = model(sample["net_input"], Predict(select=select, target=sample["target"])).loss / len(select)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    losses.append(float(loss.detach()))
+print(losses)
+"""
+
+
+def test_the_core_alone_trains_in_a_plain_loop(absent):
+    losses = json.loads(python(TRAIN, path=[absent]))
+    assert sum(losses[-3:]) / 3 < 0.8 * losses[0], losses
+
+
 @pytest.mark.slow
 def test_every_module_of_the_core_is_imported(absent):
     python(
