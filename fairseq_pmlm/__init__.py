@@ -1,7 +1,7 @@
 """Pseudo-masked language models (UniLMv2, arXiv 2002.12804) for fairseq: what ``--user-dir fairseq_pmlm`` imports.
 
-Where fairseq has been imported, or is imported later, it is mended, and tasks, criterions, models, tokenizers and
-scorers are registered with it (:mod:`fairseq_pmlm.tasks`). Without fairseq, trained models can be used all the same:
+As soon as fairseq has been imported, before or after this package, it is patched, and tasks, criterions, models,
+tokenizers and scorers are registered with it (:mod:`fairseq_pmlm.tasks`). Trained models can be used without fairseq:
 ``fairseq_pmlm.PMLMModel.from_pretrained``.
 """
 

@@ -164,7 +164,7 @@ def test_bad_files(tmp_path):
         encoders.build_bpe(Namespace(bpe="pmlm_wordpiece", wordpiece_vocab="???"))
     path = tmp_path / "vocab.txt"
     path.write_text("[CLS]\n[PAD]\n")
-    with pytest.raises(PMLMError, match=r"vocab\.txt is no WordPiece vocabulary: none of its 2 pieces is \[SEP\]"):
+    with pytest.raises(PMLMError, match=r"vocab\.txt is not a WordPiece vocabulary: none of its 2 pieces is \[SEP\]"):
         tokenizer_files.load(str(path))
     path.write_bytes(b"a\n\xff\n")
     with pytest.raises(PMLMError, match=r"vocab\.txt, line 2: not UTF-8"):

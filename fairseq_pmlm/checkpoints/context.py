@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What whoever loads parameters needs to know of the checkpoint that they come from."""
+    """What the code that loads parameters needs to know of the checkpoint that they come from."""
 
     where: str = "the checkpoint"  # what to call it in messages: "checkpoint FILE" once a file was read
     finetuning: bool = False  # a trainer that starts afresh reads it; loaded in any other way, it is taken as it is

@@ -154,7 +154,7 @@ def _globals(stream: BinaryIO) -> Iterator[str]:
 
 
 def check_content(content: Any, size: int, name: str, kinds: Collection[type]) -> None:
-    """Refuse what is small in its file, and large to whoever uses it.
+    """Refuse content that is small in its file but large in use.
 
     Args:
         content: what was loaded.
@@ -163,11 +163,11 @@ def check_content(content: Any, size: int, name: str, kinds: Collection[type]) -
         kinds: classes whose instances have attributes.
 
     Raises:
-        PMLMError: tensors that are no plain numbers, or more of them than the file holds; lists within lists that stand
-            for far more values than it has bytes, or hold themselves.
+        PMLMError: tensors that are not plain numbers, or hold more bytes than the file; lists within lists that stand
+            for far more values than it has bytes, or contain themselves.
     """
     storages: dict[int, int] = {}
-    # values that an object stands for where nothing is shared, as whoever copies it would make them
+    # values of an object if nothing in it were shared, as in a copy of it
     count: dict[int, int] = {}
     pending = [(content, False, name)]
     opened: set[int] = set()

@@ -1,4 +1,4 @@
-"""What a checkpoint may hold beside tensors and Python's own literals, and what is made of it.
+"""What a checkpoint may hold besides tensors and Python's own literals, and what is made of it.
 
 Whoever wrote the file chooses the arguments that these types are called with and the attributes that their instances
 get, so each of them is plain data: no function that looks up, imports, evaluates or calls anything. Where a library's
@@ -39,7 +39,7 @@ OMEGACONF = (
 
 @functools.cache
 def allowed_types() -> dict[str, Any]:
-    """What a checkpoint of fairseq may hold beside tensors and Python's own literals.
+    """What a checkpoint of fairseq may hold besides tensors and Python's own literals.
 
     numpy's scalars have stand-ins, because numpy's own state setters trust their input; so have types that are there to
     be named, which a pickle could call (``str`` of lists within lists fills any memory), and fairseq's classes.

@@ -29,7 +29,7 @@ def collate(samples: list[dict], objectives: tuple[str, ...], pad: int) -> dict:
     fields = np.zeros((4, len(slots), starts[-1]), np.int64)
     tokens, positions, segments, steps = fields
     tokens[:] = pad
-    positions[:, :length] = np.arange(length)  # under the padding too: attention wants all rows alike there
+    positions[:, :length] = np.arange(length)  # under the padding too: attention needs the same positions in all rows
     queries = np.full((len(slots), groups, width), length)  # of [P], padding must lie behind the context as well
     queries[:, : context_queries(objectives, 1)] = 0
     for row, s in enumerate(slots):
@@ -43,7 +43,7 @@ def collate(samples: list[dict], objectives: tuple[str, ...], pad: int) -> dict:
     real = np.arange(width) < masked[:, None]
     select = [np.flatnonzero(real[:, None] & (np.arange(groups) == group)[:, None]) for group in range(groups)]
     leading = context_queries(objectives, width)
-    if not width:  # nothing to predict; the last layer is asked for one slot all the same, which nobody looks at
+    if not width:  # nothing to predict; the last layer computes one slot all the same, which is ignored
         queries, leading = np.zeros((len(slots), 1), np.int64), 1
     target = [
         s.targets[group * n : (group + 1) * n] for group in range(groups) for s, n in zip(slots, masked, strict=True)

@@ -5,15 +5,15 @@ from torch import Tensor
 
 
 def first_part(tokens: Tensor, eos: int) -> int:
-    """Of ``A </s> B </s>``, int64 (tokens,), the tokens of A with its </s>; 0 where there is one part."""
+    """Number of tokens of A, with its </s>, in ``A </s> B </s>``, int64 (tokens,); 0 if there is only one part."""
     ends = tokens[:-1].eq(eos).nonzero()
     return int(ends[0]) + 1 if len(ends) else 0
 
 
 def cut(tokens: Tensor, limit: int, keep: str, eos: int) -> Tensor:
-    """At most *limit* of *tokens*, int64 (tokens,), which end in </s>, and still do.
+    """At most *limit* of *tokens*, int64 (tokens,), which end in </s>, as the result does.
 
-    Of a sequence with two parts, ``A </s> B </s>``, only B is cut: what is asked for (A) stays whole.
+    Of a sequence with two parts, ``A </s> B </s>``, only B is cut: A, the question, stays whole.
 
     Args:
         tokens: the sequence.

@@ -35,7 +35,7 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 def max_masked(tokens, mask_prob: float = 0.15):
     """Upper bound of the masked positions of a text of *tokens* tokens (an int or an array of them).
 
-    The last block may start one token short of the share asked for, and holds at most six tokens.
+    The last block may start one token short of the wanted share, and holds at most six tokens.
     """
     return np.ceil(mask_prob * np.asarray(tokens)).astype(np.int64) + MAX_NGRAM - 1
 

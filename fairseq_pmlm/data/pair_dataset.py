@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 class CutDataset(BaseWrapperDataset):
     """Sequences ending in </s>, of at most *max_length* tokens including it.
 
-    Of a sequence with two parts, ``A </s> B </s>``, only B is cut: what is asked for (A) stays whole.
+    Of a sequence with two parts, ``A </s> B </s>``, only B is cut: A, the question, stays whole.
 
     Args:
         dataset: token sequences with ``sizes``.
@@ -28,7 +28,7 @@ class CutDataset(BaseWrapperDataset):
         name: what to call the sequences in an error.
 
     Raises:
-        PMLMError: of a longer sequence, nothing of B would be left; counting them.
+        PMLMError: nothing of B would be left of some longer sequences; says how many.
     """
 
     def __init__(self, dataset, max_length: int, keep: str, eos: int, name: str):

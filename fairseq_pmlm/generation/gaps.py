@@ -6,10 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..data.masking import Mask
+from ..model.pmlm import Symbols
+from ..tokenizers.base import Tokenizer
+from ..tokenizers.symbols import UNK
 from ..utils.errors import PMLMError
 
 GAP = re.compile(r"<mask(:[^>]*)?>")
-# Stands for a gap while the text around it is cut into pieces, so that these become what they are in any text: a
+# Takes the place of a gap while the text around it is cut into pieces, so that these are the same as in any text: a
 # character that is a word of its own for WordPiece, and that no other tokenizer has learned to join to its neighbours.
 STAND_IN = "\U0002a6d6"
 ORDERS = ("left-to-right", "right-to-left", "random")
@@ -17,12 +20,12 @@ UNITS = ("token", "span", "all")
 
 
 def cut(text: str, where: str) -> tuple[list[str], list[int]]:
-    """What stands around the gaps of *text*, one part more than there are gaps, and how many tokens each gap holds.
+    """The parts of *text* around its gaps, one more than there are gaps, and how many tokens each gap holds.
 
     Gaps with nothing but white space between them are one.
 
     Raises:
-        PMLMError: there is no gap, or one of no tokens; *where* (file, line) starts the message.
+        PMLMError: the text has no gap, or an empty one; *where* (file, line) starts the message.
     """
     parts: list[str] = []
     sizes: list[int] = []
@@ -30,7 +33,7 @@ def cut(text: str, where: str) -> tuple[list[str], list[int]]:
     for match in GAP.finditer(text):
         number = (match[1] or ":1")[1:]
         if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 1000:
-            raise PMLMError(f"{where}: {match[0]} is no gap; write <mask> for one token, or <mask:N> for 1 to 1000")
+            raise PMLMError(f"{where}: {match[0]} is not a gap; write <mask> for one token, or <mask:N> for 1 to 1000")
         between = text[end : match.start()]
         if sizes and not between.strip():
             sizes[-1] += int(number)
@@ -43,8 +46,8 @@ def cut(text: str, where: str) -> tuple[list[str], list[int]]:
     return [*parts, text[end:]], sizes
 
 
-def encode(text: str, bpe, dictionary, where: str) -> tuple[np.ndarray, list[range]]:
-    """A text with gaps as ``<s> ... </s>``, and the places of each gap.
+def encode(text: str, bpe: Tokenizer, dictionary: Symbols, where: str) -> tuple[np.ndarray, list[range]]:
+    """A text with gaps as ``<s> ... </s>``, and the positions of each gap.
 
     Args:
         text: with gaps, as :func:`cut` reads them.
@@ -72,24 +75,26 @@ def encode(text: str, bpe, dictionary, where: str) -> tuple[np.ndarray, list[ran
         for gap in inside:
             if gap == len(gaps):  # else one more piece of the same stand-in
                 if starts[gap] > begin:  # characters that the tokenizer does not know, joined to one piece
-                    tokens.append(dictionary.unk_word)
+                    tokens.append(UNK)
                 gaps.append(range(len(tokens), len(tokens) + sizes[gap]))
                 tokens += ["<mask>"] * sizes[gap]
             begin = starts[gap] + 1
         if inside and begin < end:
-            tokens.append(dictionary.unk_word)
+            tokens.append(UNK)
         blank = begin == end and not inside
     if len(gaps) < len(sizes):
         raise PMLMError(f"{where}: the tokenizer drops the character U+{ord(STAND_IN):X}, which stands for a gap")
     return to_ids([*tokens, "</s>"], dictionary), gaps
 
 
-def encode_filled(text: str, fillers: Sequence[str], bpe, dictionary, where: str) -> tuple[np.ndarray, list[range]]:
-    """A text whose gaps are filled as ``<s> ... </s>``, and the places of the tokens in each gap.
+def encode_filled(
+    text: str, fillers: Sequence[str], bpe: Tokenizer, dictionary: Symbols, where: str
+) -> tuple[np.ndarray, list[range]]:
+    """A text whose gaps are filled as ``<s> ... </s>``, and the positions of the tokens in each gap.
 
     Args:
-        text: with gaps, as :func:`cut` reads them; how many tokens they say counts for nothing.
-        fillers: what stands in each.
+        text: with gaps, as :func:`cut` reads them; their numbers of tokens are ignored.
+        fillers: the text of each gap.
         bpe, dictionary, where: as for :func:`encode`.
 
     Raises:
@@ -112,7 +117,7 @@ def encode_filled(text: str, fillers: Sequence[str], bpe, dictionary, where: str
         for i in inside[[0, -1]]:
             if begins[i] < start or ends[i] > stop:
                 raise PMLMError(
-                    f"{where}: the span {filler!r} shares the token {symbols[i]!r} with what stands beside it; let "
+                    f"{where}: the span {filler!r} shares the token {symbols[i]!r} with the text next to it; let "
                     "spans begin and end where tokens do"
                 )
         first = inside[0]
@@ -122,17 +127,17 @@ def encode_filled(text: str, fillers: Sequence[str], bpe, dictionary, where: str
     return to_ids(["<s>", *symbols, "</s>"], dictionary), found
 
 
-def to_ids(symbols: Sequence[str], dictionary) -> np.ndarray:
+def to_ids(symbols: Sequence[str], dictionary: Symbols) -> np.ndarray:
     """int64 (symbols,)"""
     return np.array([dictionary.index(symbol) for symbol in symbols], np.int64)
 
 
 def factorize(gaps: Sequence[range], unit: str, order: str, rng: np.random.Generator) -> Mask:
-    """The places of all gaps in a factorization order.
+    """The positions of all gaps in a factorization order.
 
     Args:
-        gaps: places of each.
-        unit: what makes a step: a ``token``, a ``span``, or ``all`` at once.
+        gaps: positions of each.
+        unit: what one step predicts: a ``token``, a ``span``, or ``all`` at once.
         order: of the steps, one of :data:`ORDERS`.
         rng: for ``random``.
     """
@@ -146,12 +151,12 @@ def factorize(gaps: Sequence[range], unit: str, order: str, rng: np.random.Gener
 
 
 def read_order(line: str, gaps: Sequence[range], where: str) -> Mask:
-    """An order that is given: the masked tokens of a text by number, from 1; those of one step joined by commas.
+    """A given order: the masked tokens of a text by number, from 1; those of one step joined by commas.
 
     ``2 1,3``: the second token first, then the first and the third at once.
 
     Raises:
-        PMLMError: not each of the tokens has its step.
+        PMLMError: the line does not give each token exactly one step.
     """
     places = [place for gap in gaps for place in gap]
     try:
@@ -160,8 +165,8 @@ def read_order(line: str, gaps: Sequence[range], where: str) -> Mask:
         steps = []
     if sorted(number for step in steps for number in step) != list(range(1, len(places) + 1)):
         raise PMLMError(
-            f"{where}: {line!r} is no order of {len(places)} tokens; give each of the numbers 1 to {len(places)} once, "
-            "with commas between those of one step and spaces between steps"
+            f"{where}: {line!r} is not an order of {len(places)} tokens; give each of the numbers 1 to {len(places)} "
+            "once, with commas between those of one step and spaces between steps"
         )
     return to_mask([[places[number - 1] for number in step] for step in steps])
 

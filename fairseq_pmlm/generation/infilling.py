@@ -2,8 +2,8 @@
 
 The context, with [M] at all masked places, is encoded once. A step of the search feeds the tokens that were chosen at
 the step before, whose keys and values are kept, and the [P] slots of the step's own places, whose keys and values are
-dropped: decoding as :mod:`incremental` does it, with places in the middle of the text and several of them a
-step. Tokens of one step are predicted independently of each other (paper, section 3.1).
+dropped. This is decoding as in :mod:`fairseq_pmlm.model.incremental`, with places in the middle of the text and
+several of them a step. Tokens of one step are predicted independently of each other (paper, section 3.1).
 
 Scoring needs no search: one forward pass of the slots of pre-training holds all steps.
 """
@@ -30,7 +30,7 @@ MAX_TOKENS = 4000  # slots of a batch
 class Gapped(NamedTuple):
     """A text with masked places.
 
-    tokens: int64 (tokens,), with its special symbols; what stands at the masked places counts only where it is scored.
+    tokens: int64 (tokens,), with its special symbols; those at the masked places matter only for scoring.
     segments: int64 (tokens,).
     mask: the places, in their factorization order, and the steps 1..k that they are predicted in.
     """
@@ -60,7 +60,7 @@ def infill(
         autoencoding: predict all places at once at their [M] slots, as BERT does, whatever the steps.
         max_tokens: slots of a batch, with padding and beams.
 
-    Special symbols are never chosen; nothing is normalized again for that.
+    Special symbols are never chosen; probabilities are not normalized again without them.
     """
     allowed = torch.from_numpy(ordinary_types(model.dictionary)).to(model.device)
     fill = fill_at_once if autoencoding else fill_by_steps
@@ -85,7 +85,7 @@ def infill(
 def score(
     model: PMLM, texts: Sequence[Gapped], autoencoding: bool = False, max_tokens: int = MAX_TOKENS
 ) -> list[np.ndarray]:
-    """Log-probabilities of the tokens that stand at the masked places: for each text float64 (masked,), as in its mask.
+    """Log-probabilities of the tokens at the masked places: for each text float64 (masked,), in the order of its mask.
 
     Args:
         model: in evaluation mode.
@@ -177,7 +177,8 @@ def split(tokens: Tensor, logprobs: Tensor, texts: int) -> list[list[Filling]]:
 def best_combinations(logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The *count* best ways to choose a type for each of several places, independently of each other.
 
-    The best of all places have, at each prefix of them, one of that prefix's best; so one place at a time will do.
+    A best combination begins, at each prefix of the places, with one of that prefix's best, so one place at a time will
+    do.
 
     Args:
         logprobs: (rows, places, types).

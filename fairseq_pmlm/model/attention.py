@@ -111,7 +111,7 @@ def visibility(
     return Visibility(context, appended)
 
 
-# which slots of each example: int64 (batch, selected), or, where there is no context, the same ones in all
+# which slots of each example: int64 (batch, selected), or, where no slot is context, the same slice of every example
 Rows = Union[Tensor, slice]
 Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # keys and values of new slots -> those of all slots so far
 
@@ -162,15 +162,21 @@ class SelfAttention(nn.Module):
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def project(self, x: Tensor, first: int, last: int) -> list[Tensor]:
-        """Of queries (0), keys (1) and values (2) of *x* (batch, slots, dim), those from *first* to *last*."""
+        """Queries (0), keys (1) and values (2), from *first* to *last*: (batch, heads, slots, head_dim) each.
+
+        Args:
+            x: (batch, slots, dim).
+            first, last: which of the three.
+        """
         dim, count = x.size(-1), last - first + 1
         outputs = slice(None) if count == 3 else slice(first * dim, (last + 1) * dim)
-        return [self.split_heads(part) for part in self.qkv_proj(x, outputs=outputs).chunk(count, dim=-1)]
+        projected = self.qkv_proj(x, outputs=outputs)  # (batch, slots, count x dim)
+        return [self.split_heads(part) for part in projected.chunk(count, dim=-1)]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor]) -> Tensor:
         """Queries over keys and values, (batch, heads, ., head_dim) each -> (batch, queries, dim)"""
         out = dropout_attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        return out.transpose(1, 2).flatten(2)
+        return out.transpose(1, 2).flatten(2)  # (batch, heads, queries, head_dim) -> (batch, queries, dim)
 
     def forward(
         self,
@@ -189,7 +195,7 @@ class SelfAttention(nn.Module):
             context_length: number of leading slots that are context.
             queries: which slots' outputs are wanted, context slots first; None for all.
             context_queries: how many of *queries*, from the first, name context slots.
-            store: a layer of a cache: takes keys and values of *x*, and gives those to attend over.
+            store: of a layer of a cache: takes keys and values of *x*, and returns those to attend over.
 
         Returns:
             (batch, slots or selected, dim)

@@ -1,4 +1,4 @@
-"""Keys and values of what was read and written so far, so that a step computes those of its own slots alone.
+"""Keys and values of the slots so far, so that a step of decoding computes only those of its own slots.
 
 The beams of a sentence are alternative continuations of the same slots. So the slots of a sentence, its source and the
 targets of all its beams, lie side by side in one :class:`Cache` and do not move; a mask says which of them a beam
@@ -25,8 +25,8 @@ class Cache:
     Attributes:
         keys, values: for each layer (sentences, heads, capacity, head_dim), of which ``used`` slots are filled.
         seen: bool (sentences, beams, used), the slots that each beam descends from.
-        positions: int64 (sentences, used), the places that the slots stand for.
-        known: tokens of each target that are here.
+        positions: int64 (sentences, used), of the slots.
+        known: number of tokens of each target that the cache holds.
     """
 
     ROOM = 160  # slots, at first, for the targets of a sentence: growing copies the source as well
@@ -49,8 +49,8 @@ class Cache:
         """Write *keys* and *values* (sentences, heads, new, head_dim) of a layer behind those that are kept.
 
         Returns:
-            all of that layer, (sentences, heads, used + new, head_dim) each. What :meth:`keep` does not keep is
-            overwritten by the next slots; the source, which comes first, is kept.
+            all keys and values of that layer, (sentences, heads, used + new, head_dim) each. The next slots overwrite
+            what :meth:`keep` has not kept; the source, which comes first, is always kept.
         """
         if layer == len(self.keys):
             for held, new in ((self.keys, keys), (self.values, values)):
@@ -63,7 +63,7 @@ class Cache:
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
     def visibility(self, positions: Tensor, steps: Tensor, bias: Optional[RelativePositionBias]) -> Visibility:
-        """Masks of new slots, which see each other and what is here by the visibility rule, within their beam.
+        """Masks of new slots: within their beam, they see each other and the cached slots by the visibility rule.
 
         Args:
             positions: int64 (sentences, new x beams), token by token, and within a token beam by beam.
@@ -77,7 +77,7 @@ class Cache:
         own = torch.eye(beams, dtype=torch.bool, device=steps.device)
         rule = (visible(steps, steps)[:, None, :, None] & own[:, None]).flatten(2).flatten(0, 1)
         seen = torch.cat([self.seen.repeat(1, len(steps), 1), rule.expand(sentences, -1, -1)], dim=2)[:, None]
-        if bias is None:  # numbers all the same: attention would turn truth values into them in each layer
+        if bias is None:  # not a bool mask: attention would convert that to numbers in each layer
             scores = torch.zeros(seen.shape, dtype=self.keys[0].dtype, device=seen.device)
         else:
             scores = bias(positions, torch.cat([self.positions, positions], dim=1))
@@ -96,7 +96,7 @@ class Cache:
         self.known += tokens
 
     def make_room(self, new: int) -> None:
-        """See to it that *new* more slots fit: drop target slots that no beam descends from; grow where many are left.
+        """Make *new* more slots fit: drop target slots that no beam descends from, and grow where many are left.
 
         Beams soon share most of their past, so few slots of a long output are alive: about one a token.
         """

@@ -3,8 +3,8 @@
 A step feeds the token that was chosen last, whose keys and values are kept, and one [P] at the place to be predicted,
 whose keys and values are dropped; the first step feeds only [P]. All of it is the visibility rule of
 :mod:`fairseq_pmlm.data.layout` with the source as context (w = 0) and target token t at step w = +t. Infilling
-(:mod:`fairseq_pmlm.generation.infilling`) takes the same two functions, :func:`encode` and :func:`extend`, for places
-in the text.
+(:mod:`fairseq_pmlm.generation.infilling`) uses the same two functions, :func:`encode` and :func:`extend`, for places
+in the middle of a text.
 """
 
 import torch
@@ -24,7 +24,7 @@ def encode(model: PMLM, tokens: Tensor, segments: Tensor, lengths: Tensor) -> Ca
     """
     cache = Cache(tokens.eq(model.backbone.padding_idx), lengths)
     steps = torch.zeros_like(tokens)
-    # no queries: what the last layer says of the context is of no use
+    # no queries: of the last layer, only keys and values are used
     model.backbone(tokens, cache.positions, segments, steps, tokens.size(1), queries=slice(0, 0), cache=cache)
     return cache
 
@@ -45,7 +45,7 @@ def extend(
         model: in evaluation mode.
         cache: what the slots follow.
         tokens: int64 (rows, new), rows = sentences x beams.
-        segments, positions: int64 (sentences, new), alike for all beams of a sentence.
+        segments, positions: int64 (sentences, new), the same for all beams of a sentence.
         steps: int64 (new,), signed steps.
         kept, predicting: how many.
 
@@ -53,7 +53,7 @@ def extend(
         (rows, predicting, dim), hidden states of the last layer.
     """
     sentences, beams, _ = cache.seen.shape
-    # (sentences, new x beams), token by token: so the slots that predict, and go again if they are [P], come last
+    # (sentences, new x beams), token by token: so the slots that predict, [P] which are not kept, come last
     tokens = tokens.view(sentences, beams, -1).transpose(1, 2).flatten(1)
     segments, positions = (x.repeat_interleave(beams, dim=1) for x in (segments, positions))
     cache.make_room(tokens.size(1))
@@ -74,8 +74,8 @@ def next_logits(model: PMLM, cache: Cache, prev_output_tokens: Tensor) -> Tensor
     Args:
         model: in evaluation mode.
         cache: what :func:`encode_source` returned, with the targets up to an earlier step. The tokens that it lacks are
-            put there.
-        prev_output_tokens: int64 (rows, step), </s> and the tokens chosen so far. Only the causal mode looks at </s>.
+            added to it.
+        prev_output_tokens: int64 (rows, step), </s> and the tokens chosen so far. Only the causal mode reads </s>.
     """
     rows, step = prev_output_tokens.shape
     if model.cfg.finetune_mode == "causal":  # the tokens that the cache lacks; the last one predicts

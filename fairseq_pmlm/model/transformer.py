@@ -67,7 +67,7 @@ def call(layer: nn.Module, *args) -> Tensor:
 
 
 class Backbone(nn.Module):
-    """The Transformer over slots; it does not know what they are for."""
+    """The Transformer over slots, whatever they are for."""
 
     def __init__(self, cfg: PMLMConfig, num_types: int, padding_idx: int):
         super().__init__()
@@ -114,13 +114,13 @@ class Backbone(nn.Module):
         Args:
             tokens, positions, segments: int64 (batch, slots), see :mod:`fairseq_pmlm.data.layout`; context slots
                 first, padded on the right. Context positions are the same in every row.
-            steps: int64 (batch, slots), signed steps; behind a cache (slots,), as they are the same in all rows.
+            steps: int64 (batch, slots), signed steps; after cached slots (slots,), as they are the same in all rows.
             context_length: number of leading slots that are context (w == 0).
-            queries: slots whose output is wanted, context slots first; None for all. Keys and values are all that the
-                last layer computes for the others.
-            context_queries: how many leading ones of *queries* name context slots.
-            cache: holds keys and values of these slots from here on; where there are some already, the slots are
-                appended ones that attend over them, too, and lie as :func:`fairseq_pmlm.model.incremental.extend` says.
+            queries: slots whose output is wanted, context slots first; None for all. For the others, the last layer
+                computes only keys and values.
+            context_queries: how many of *queries*, from the first, name context slots.
+            cache: gets the keys and values of these slots. If it holds some already, the slots are appended ones that
+                attend over those, too, in the order that :func:`fairseq_pmlm.model.incremental.extend` gives them.
 
         Returns:
             (batch, slots or selected, dim)
@@ -138,7 +138,7 @@ class Backbone(nn.Module):
         return x
 
     def run(self, layer: nn.Module, *args) -> Tensor:
-        """*layer* of *args*, compiled and with its activations computed again where that is asked for."""
+        """*layer* of *args*; compiled, and with its activations computed again, where the options say so."""
         if not self.training:
             return layer(*args)
         if not self.checkpoint_activations:

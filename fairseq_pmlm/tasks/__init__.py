@@ -1,4 +1,4 @@
-"""What fairseq registers. Importing this package mends fairseq first, so that everything else finds it mended.
+"""What fairseq registers. Importing this package patches fairseq first, so that all that follows finds it patched.
 
 fairseq imports it when it is given ``--user-dir``; commands of our own that use fairseq import it by name. Importing it
 twice, or in spawned workers, is harmless.

@@ -21,8 +21,8 @@ class PMLMSentencepieceConfig(FairseqDataclass):
     sentencepiece_model: str = field(
         default="???",
         metadata={
-            "help": "sentencepiece model file that cuts text into pieces; the prepare scripts write it as "
-            "sentencepiece.model beside dict.txt"
+            "help": "sentencepiece model file that cuts text into pieces; pmlm prepare writes it as "
+            "sentencepiece.model next to dict.txt"
         },
     )
 
@@ -35,7 +35,7 @@ class PMLMWordPieceConfig(FairseqDataclass):
         default="???",
         metadata={
             "help": "vocab.txt, one piece a line; text is lower-cased if no piece has a capital letter, unless a "
-            "tokenizer_config.json beside it says otherwise (do_lower_case, strip_accents, tokenize_chinese_chars)"
+            "tokenizer_config.json next to it says otherwise (do_lower_case, strip_accents, tokenize_chinese_chars)"
         },
     )
 

@@ -79,7 +79,8 @@ class PMLMTask(PMLMBaseTask):
         self.check_corruption()
         if cfg.tokens_per_sample < 4:
             raise PMLMError(
-                f"--tokens-per-sample {cfg.tokens_per_sample} leaves no text beside <s> and two </s>; give 4 or more"
+                f"--tokens-per-sample {cfg.tokens_per_sample} leaves no room for text between <s> and two </s>; give 4 "
+                "or more"
             )
 
     @classmethod

@@ -176,15 +176,15 @@ class PMLMSeq2SeqTask(PMLMBaseTask):
         )
 
     def limit(self, dataset, side: int, name: str, reserved: int = 0):
-        """*dataset* with all sequences within the limit of *side*; cut only where that was asked for.
+        """*dataset* with all sequences within the limit of *side*; cut only if the model's options say so.
 
         Args:
             dataset: sequences that end in </s>.
             side: 0 for sources, 1 for targets.
             name: what to call it in messages.
-            reserved: places that a symbol to be added will take.
+            reserved: tokens that will be added to each sequence.
         """
-        assert self.limits is not None, "there is no model yet"
+        assert self.limits is not None, "build the model first"
         limit, keep = self.limits[side] - reserved, self.cuts[side]
         what = ("source", "target")[side]
         sizes = np.asarray(dataset.sizes)

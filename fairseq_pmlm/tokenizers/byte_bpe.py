@@ -36,7 +36,7 @@ def build(vocabulary: dict[str, int], merges: list[tuple[str, str]], prefix_spac
 
 
 def build_from(content: dict[str, Any], path: str) -> tokenizers.Tokenizer:
-    """The tokenizer of a ``tokenizer.json``, or of a ``vocab.json`` with a ``merges.txt`` beside it.
+    """The tokenizer of a ``tokenizer.json``, or of a ``vocab.json`` with a ``merges.txt`` next to it.
 
     Args:
         content: what the file *path* holds.

@@ -38,7 +38,7 @@ class Settings(NamedTuple):
 
 
 def read_vocabulary(path: str, content: Optional[bytes] = None) -> tuple[list[str], Settings]:
-    """The pieces of a ``vocab.txt`` in order, and its settings; lines may be empty, unused or there twice.
+    """The pieces of a ``vocab.txt`` in order, and its settings; lines may be empty, unused or repeated.
 
     Args:
         path: the file.
@@ -55,7 +55,7 @@ def check_vocabulary(pieces: list[str], path: str) -> list[str]:
     """*pieces*, if all special ones are there; raises PMLMError if not."""
     for piece in SPECIAL_PIECES:
         if piece not in pieces:
-            raise PMLMError(f"{path} is no WordPiece vocabulary: none of its {len(pieces)} pieces is {piece}")
+            raise PMLMError(f"{path} is not a WordPiece vocabulary: none of its {len(pieces)} pieces is {piece}")
     return pieces
 
 
@@ -124,7 +124,7 @@ def implied_settings(pieces: list[str]) -> Settings:
 
 
 def read_settings(path: str, pieces: list[str]) -> Settings:
-    """The settings for the ``vocab.txt`` *path*: those that the tokenizer_config.json beside it names, else those of a
+    """The settings for the ``vocab.txt`` *path*: those in the tokenizer_config.json next to it, else those of a
     tokenizer.json there, else implied.
 
     Raises:
@@ -182,7 +182,7 @@ class WordPiece(Tokenizer):
         return cls(*read_vocabulary(path, content))
 
     def save(self, folder: str) -> str:
-        """Write vocab.txt into *folder*, and beside it the settings where the pieces do not imply them."""
+        """Write vocab.txt into *folder*, and next to it the settings where the pieces do not imply them."""
         if self.settings != implied_settings(self.vocabulary):
             write_json(os.path.join(folder, CONFIG), self.settings._asdict())
         return super().save(folder)

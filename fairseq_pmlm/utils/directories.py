@@ -17,7 +17,7 @@ from .errors import PMLMError
 def building(
     destdir: str, overwrite: bool, ours: re.Pattern, option: str = "--destdir", what: str = "a corpus"
 ) -> Iterator[str]:
-    """A temporary directory beside *destdir* that becomes *destdir* when the block ends, and vanishes if it fails.
+    """A temporary directory next to *destdir* that becomes *destdir* when the block ends, and vanishes if it fails.
 
     Args:
         destdir: the directory to write.
@@ -54,7 +54,7 @@ def building(
             shutil.rmtree(path, ignore_errors=True)
             print(f"note: removed {path}, left from a run that was killed")
         elif entry.startswith(f".{name}.building-"):
-            print(f"note: {path} is left from a run that was killed, unless one is going on")
+            print(f"note: {path} is left from a run that was killed, unless that is still running")
 
     temporary = os.path.join(parent, f"{prefix}{os.getpid()}")
     previous = signal.getsignal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""One clear line for what a user can mend, instead of a traceback."""
+"""One clear line, instead of a traceback, for what a user can fix."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ class PMLMError(Exception):
     """
 
     def __init__(self, message: str = ""):
-        if not RAISED.search(message):  # else raised anew by torch, see message()
+        if not RAISED.search(message):  # else torch has raised it again, see message()
             message = " ".join(filter(None, message.splitlines())).strip()
             if len(message) > LONGEST:
                 message = f"{message[: LONGEST - 400]} ... {message[-300:]}"
@@ -56,7 +56,7 @@ def message(error: BaseException | None) -> str | None:
 
 
 def install_excepthook() -> None:
-    """Print a :class:`PMLMError` that nobody caught as one line on stderr; Python then exits with status 1.
+    """Print an uncaught :class:`PMLMError` as one line on stderr; Python then exits with status 1.
 
     Any other exception goes to the hook that was there before. Calling this twice is harmless.
     """
@@ -82,5 +82,5 @@ def describe(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The same, for foreign exceptions that go on for several lines."""
+    """The first line of :func:`describe`, for foreign exceptions of several lines."""
     return describe(error).splitlines()[0]

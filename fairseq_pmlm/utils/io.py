@@ -166,10 +166,10 @@ def read_lines(
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[str]:
-    """A temporary name beside *path*, with the same ending, that takes its place when the block ends well.
+    """A temporary name next to *path*, with the same ending, that takes its place when the block ends well.
 
-    So a file is whole or not there at all, and an old one stays as it was until then. What is no file (a pipe,
-    ``/dev/null``) is written to as it is, and stays what it is.
+    So a file is whole or not there at all, and an old one stays as it was until then. A pipe, or a device such as
+    ``/dev/null``, is written to as it is.
 
     Raises:
         PMLMError: the system refuses to write (no such directory, no permission, disk full).
@@ -277,7 +277,7 @@ def mark_documents(
         documents: ``blocks``: blank lines separate documents, and so do files; ``files``: one document per file,
             whose blank lines are left out.
         counts: documents, lines and replaced characters are added here.
-        inside: whether the first line goes on with a document.
+        inside: whether the first line continues a document.
         ends: whether the file ends with the last line.
     """
     for text in texts:
@@ -347,7 +347,7 @@ def parse_json(content: bytes, path: str) -> dict[str, Any]:
 
 
 def text_value(value: Any, where: str, counts: Counts) -> str:
-    """A JSON value as one clean line without white space around it; empty if there is nothing else.
+    """A JSON value as one clean line without white space around it; empty if it is all white space.
 
     Raises:
         PMLMError: it is not text; *where* (file, line, key) starts the message.

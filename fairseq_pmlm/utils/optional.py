@@ -22,7 +22,7 @@ EXTRAS = {
 def require(name: str, what: str) -> ModuleType:
     """Import the module *name* (``matplotlib.pyplot``), of a package in :data:`EXTRAS`, for *what*.
 
-    Call it where the module is used: an import at the top of a file would stop whoever needs only the rest of it.
+    Call it where the module is used: an import at the top of a file would stop those who need only the rest of it.
 
     Raises:
         PMLMError: it, or one of the others that it needs, is not installed. What is installed but broken raises as it

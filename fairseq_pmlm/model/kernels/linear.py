@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ROWS = 128  # for which number of rows to lay out; it serves any other as well
+ROWS = 128  # number of rows to choose the layout for; products with any other number work as well
 
 
 def has_onednn(weight: Tensor) -> bool:

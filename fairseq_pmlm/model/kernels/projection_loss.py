@@ -1,8 +1,8 @@
 """Projection onto the vocabulary and cross-entropy as one, a chunk of the predictions at a time.
 
-Scores of the whole vocabulary would be what training needs most memory for. Here those of one chunk exist at a time,
-and what the backward pass wants of them is multiplied out while they are there: the gradient of a score is its
-probability minus what it is to be, so all there is to compute is products with exponentials, scaled by rows.
+Scores of the whole vocabulary would take most of the memory of training. Here only those of one chunk exist at a time,
+and the products that the backward pass needs are computed while they exist: the gradient of a score is its probability
+minus the one to predict, so these are products with exponentials, scaled by rows.
 """
 
 import math
@@ -37,7 +37,7 @@ class Losses(NamedTuple):
 class Distribution(NamedTuple):
     """The distribution to predict: the target's type has *target* + *others* of it, every other type *others*.
 
-    The type *without* has nothing, if there is such a one. The whole sums to 1.
+    The type *without*, if one is given, has none of it. All of it sums to 1.
     """
 
     target: float = 1.0
@@ -86,7 +86,7 @@ class ProjectionLoss(torch.autograd.Function):
             if training:
                 e = e.to(x.dtype)
                 of_x[at] = (e @ padded) / sums
-                add_product(of_weight, e.t(), (part / sums).to(x.dtype), anew=start == 0)
+                add_product(of_weight, e.t(), (part / sums).to(x.dtype), first=start == 0)
                 of_bias += (e.t() @ (1 / sums).to(x.dtype))[:, 0]
         if training:
             if surplus:
@@ -135,11 +135,11 @@ def project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.linear(x, weight).to(bias.dtype).add_(bias).mul_(LOG2_E)
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor, anew: bool) -> None:
-    """total += a @ b, or total = a @ b where it starts *anew*."""
+def add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
+    """total += a @ b, or total = a @ b for the *first* product."""
     if total.dtype == a.dtype:
-        total.addmm_(a, b, beta=0 if anew else 1)
-    elif anew:
+        total.addmm_(a, b, beta=0 if first else 1)
+    elif first:
         total.copy_(a @ b)
     else:
         total += a @ b
@@ -163,7 +163,7 @@ def projection_loss(
         target: int64 (predictions,).
         wanted: the distribution; by default all of it is the target's.
         chunk: predictions at a time: what bounds the memory, chunk x types scores.
-        pad_to: multiply with zero rows behind the weight, up to a multiple of so many types, none of which is ever
+        pad_to: multiply with zero rows after the weight, up to a multiple of this many types, none of which is ever
             predicted; None: :data:`ALIGNMENT` on a GPU, 1 elsewhere.
     """
     pad_to = pad_to or (ALIGNMENT if x.is_cuda else 1)
