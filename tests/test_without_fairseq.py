@@ -112,6 +112,8 @@ def test_to_the_bit_as_with_fairseq(name, data, absent):
 
 
 TRAIN = """
+import sys
+
 import numpy as np
 import torch
 
@@ -126,17 +128,17 @@ for symbol in [*"abcdefgh", "<mask>", "<pseudo>"]:
     dictionary.add_symbol(symbol)
 shape = {"encoder_layers": 1, "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 64, "encoder_attention_heads": 2}
 torch.manual_seed(1)
-model = PMLM(PMLMConfig(**shape, max_positions=16), dictionary)
+model = PMLM(PMLMConfig(**shape, max_positions=16, init_std=0.1), dictionary)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 rng = np.random.default_rng(1)
 types = masking.ordinary_types(dictionary)
 
 
 def batch():
-    \"\"\"16 texts that say the alphabet from any letter on, masked and laid out for the joint objective.\"\"\"
+    \"\"\"16 times the alphabet, masked and laid out for the joint objective.\"\"\"
     samples = []
     for i in range(16):
-        tokens = np.array([dictionary.bos(), *types[(rng.integers(8) + np.arange(10)) % 8], dictionary.eos()])
+        tokens = np.array([dictionary.bos(), *types, dictionary.eos()])
         mask = masking.draw_mask(np.isin(tokens, types), rng, mask_prob=0.3)
         shown = masking.corrupt(tokens[mask.positions], dictionary.index("<mask>"), types, rng)
         pseudo = np.full(len(shown), model.pseudo_index)
@@ -154,13 +156,14 @@ for _ in range(20):
     loss.backward()
     optimizer.step()
     losses.append(float(loss.detach()))
+assert "fairseq" not in sys.modules
 print(losses)
 """
 
 
-def test_the_core_alone_trains_in_a_plain_loop(absent):
-    losses = json.loads(python(TRAIN, path=[absent]))
-    assert sum(losses[-3:]) / 3 < 0.8 * losses[0], losses
+def test_the_core_alone_trains_in_a_plain_loop():
+    losses = json.loads(python(TRAIN))
+    assert max(losses[-3:]) < 0.3 * losses[0], losses
 
 
 @pytest.mark.slow
