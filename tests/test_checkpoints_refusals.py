@@ -317,7 +317,7 @@ def test_architecture_from_a_checkpoint(tmp_path):
         ("layer_norm_eps", 1e-12, "--layer-norm-eps is 1e-05, and the command line gives 1e-12"),
         ("max_positions", 40, "--max-positions is 48, and the command line gives 40"),
         ("activation_fn", "relu", "--activation-fn is gelu, and the command line gives relu"),
-        ("arch", "pmlm_base", "--encoder-layers is 2, and --arch pmlm_base stands for 12; --arch pmlm stands for no"),
+        ("arch", "pmlm_base", "--encoder-layers is 2, and --arch pmlm_base means 12; --arch pmlm leaves it open"),
     ):
         args = Namespace(**vars(given(arch_from=path)) | {option: value})
         with pytest.raises(PMLMError, match=said):

@@ -423,7 +423,7 @@ def test_contradictions_are_refused():
     ):
         with pytest.raises(PMLMError, match="--early-stop never"):
             build([model], task_options={"early_stop": "exact"}, **options)
-    with pytest.raises(PMLMError, match="--no-repeat-ngram-ignore 'zzz': no symbol"):
+    with pytest.raises(PMLMError, match="--no-repeat-ngram-ignore 'zzz': the dictionary has no"):
         build([model], task_options={"no_repeat_ngram_ignore": "zzz"}, no_repeat_ngram_size=2)
     with pytest.raises(PMLMError, match="belongs to --no-repeat-ngram-size"):
         build([model], task_options={"no_repeat_ngram_ignore": "w1"})

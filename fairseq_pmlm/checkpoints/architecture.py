@@ -119,8 +119,8 @@ def take_from(path: str, args: Namespace, named: dict[str, int]) -> None:
             raise PMLMError(f"--arch-from {path}: its {option} is {there}, and the command line gives {here}")
         if named.get(name, there) != there and here is None:
             raise PMLMError(
-                f"--arch-from {path}: its {option} is {there}, and --arch {args.arch} stands for {named[name]}; "
-                "--arch pmlm stands for no size"
+                f"--arch-from {path}: its {option} is {there}, and --arch {args.arch} means {named[name]}; --arch pmlm "
+                "leaves it open"
             )
         setattr(args, name, there)
 

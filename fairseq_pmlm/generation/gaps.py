@@ -83,7 +83,7 @@ def encode(text: str, bpe: Tokenizer, dictionary: Symbols, where: str) -> tuple[
             tokens.append(UNK)
         blank = begin == end and not inside
     if len(gaps) < len(sizes):
-        raise PMLMError(f"{where}: the tokenizer drops the character U+{ord(STAND_IN):X}, which stands for a gap")
+        raise PMLMError(f"{where}: the tokenizer drops the character U+{ord(STAND_IN):X}, which marks the gaps")
     return to_ids([*tokens, "</s>"], dictionary), gaps
 
 

@@ -1,7 +1,7 @@
 """Search for the best target of each source: beam search and sampling over a batch, with a limit for each sentence.
 
-Options that fairseq's ``SequenceGenerator`` has as well mean the same, and give the same hypotheses and scores (tested
-side by side). There is no Python loop over hypotheses.
+Options that fairseq's ``SequenceGenerator`` has, too, mean the same, and give the same hypotheses and scores (tested
+side by side). No Python loop runs over hypotheses.
 """
 
 import logging
@@ -123,7 +123,7 @@ def check_falling(early_stop: str, option: str, value: float) -> None:
 
 
 def find_symbols(dictionary: Symbols, words: Optional[str]) -> tuple[int, ...]:
-    """Indices of the symbols that stand for *words*, separated by spaces, within a word or at its beginning.
+    """Indices of the symbols that spell *words*, separated by spaces, within a word or at its beginning.
 
     Raises:
         PMLMError: the dictionary has none for one of them.
@@ -132,7 +132,7 @@ def find_symbols(dictionary: Symbols, words: Optional[str]) -> tuple[int, ...]:
     for word in (words or "").split():
         symbols = [symbol for symbol in (word, f"\u2581{word}", f"\u0120{word}") if symbol in dictionary]
         if not symbols:
-            raise PMLMError(f"--no-repeat-ngram-ignore {word!r}: no symbol of the dictionary")
+            raise PMLMError(f"--no-repeat-ngram-ignore {word!r}: the dictionary has no such symbol")
         found += [dictionary.index(symbol) for symbol in symbols]
     return tuple(found)
 
@@ -150,7 +150,7 @@ class Ended:
     def __init__(self, sentences: int, beam: int, longest: int, first: bool, device: torch.device):
         self.first = first
         self.count = torch.zeros(sentences, dtype=torch.long, device=device)
-        self.lengths = torch.zeros(sentences, beam, dtype=torch.long, device=device)  # 0: nothing here yet
+        self.lengths = torch.zeros(sentences, beam, dtype=torch.long, device=device)  # 0: still empty
         self.scores = torch.full((sentences, beam), -math.inf, device=device)
         self.tokens = torch.zeros(sentences, beam, longest, dtype=torch.long, device=device)
         self.cumulative = torch.zeros(sentences, beam, longest, device=device)

@@ -20,7 +20,7 @@ class RelativePositionBias(nn.Module):
     """T5's bidirectional relative position bias (paper, section 4.1): one table for all layers.
 
     Args:
-        bins: number of buckets; one half for keys behind the query, one half for keys after it.
+        bins: number of buckets; one half for keys before the query, one half for keys after it.
         max_distance: distances from here on share a bucket.
         heads: attention heads.
         slope: start with half of the heads looking nearby: a bias of minus *slope* per token of distance in the first
@@ -210,7 +210,7 @@ class SelfAttention(nn.Module):
             k, v = store(k, v)
         if queries is not None:
             chosen = select_slots(x, queries)
-            if not chosen.size(1):  # keys and values were all that was wanted
+            if not chosen.size(1):  # only keys and values are needed
                 return chosen
             (q,) = self.project(chosen, 0, 0)
             split = context_queries

@@ -95,7 +95,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_with_offsets(self, text: str) -> tuple[list[str], np.ndarray]:
-        """The symbols of :meth:`encode`, and where each stands in *text*.
+        """The symbols of :meth:`encode`, and the offsets of each in *text*.
 
         Returns:
             symbols; and int32 (symbols, 2), see :func:`~fairseq_pmlm.tokenizers.offsets.original_offsets`.

@@ -25,7 +25,7 @@ def build(vocabulary: dict[str, int], merges: list[tuple[str, str]], prefix_spac
     """A byte-level BPE tokenizer without special tokens: the library would find them in the text of a user.
 
     Args:
-        vocabulary: piece -> number; the special pieces are there as well.
+        vocabulary: piece -> id, special pieces included.
         merges: pairs of pieces, the most frequent first.
         prefix_space: read a text as if a space stood before it.
     """

@@ -1,8 +1,8 @@
-"""Where the pieces of a text stand in it: what extractive question answering points with.
+"""Where the pieces of a text begin and end in it, for extractive question answering.
 
 Every tokenizer of the package has ``encode_with_offsets``, which says for each symbol of ``encode`` which characters of
 the original text it stands for. The libraries count in the text that they are given, after
-:func:`~fairseq_pmlm.utils.io.clean_line`, each in its own way; this is the common part.
+:func:`~fairseq_pmlm.utils.io.clean_line`, each in its own way; this is what they share.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ def original_offsets(text: str, spans: Sequence[tuple[int, int]], blank: Sequenc
     normalization spells it out to) belongs to each of them.
 
     Args:
-        text: the text as it is.
-        spans: first character and the one behind the last of each piece, in ``clean_line(text)``.
-        blank: which pieces stand for white space alone: they stand for no character, wherever a library puts them.
+        text: the original text.
+        spans: begin and end of each piece in ``clean_line(text)``.
+        blank: which pieces are white space alone: they get no character, wherever a library puts them.
 
     Returns:
-        int32 (pieces, 2), first character and the one behind the last; equal for a piece of no character.
+        int32 (pieces, 2), begin and end of each piece; equal for a piece without a character.
     """
     clean = clean_line(text)
     found = np.zeros((len(spans), 2), np.int32)

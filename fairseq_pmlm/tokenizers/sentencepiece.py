@@ -103,8 +103,8 @@ class SentencePiece(Tokenizer):
         encoded = all(token in self.pieces or token in SPECIAL for token in tokens)
         if SPACE not in symbols and not encoded:
             return symbols
-        # sentencepiece passes on what it does not know, but not its own unknown and control pieces: these hide
-        # behind a mark for the time being.
+        # sentencepiece passes on what it does not know, but not its own unknown and control pieces: a mark takes their
+        # place meanwhile.
         joined, number = "".join(tokens), 0
         while f"\ue000{number}\ue001" in joined:
             number += 1

@@ -10,7 +10,7 @@ UNK = "<unk>"
 FAIRSEQ_SYMBOLS = ("<s>", "<pad>", "</s>", UNK)  # fairseq's Dictionary puts these first by itself
 EXTRA_SYMBOLS = ("<mask>", "<pseudo>")  # ours come last
 SPECIAL = frozenset(FAIRSEQ_SYMBOLS + EXTRA_SYMBOLS)
-OVERWRITE = "#fairseq:overwrite"  # at the end of a line of dict.txt: the symbol may stand on an earlier line
+OVERWRITE = "#fairseq:overwrite"  # at the end of a line of dict.txt: an earlier line may have the symbol, too
 # What fairseq or an imported vocabulary gives a meaning to; a dictionary must not spell a piece like this.
 RESERVED = SPECIAL | {"<<unk>>", "[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]", OVERWRITE}
 MADE_UP = re.compile(r"madeupword\d+")  # fairseq pads dictionaries with these
@@ -46,7 +46,7 @@ def name_pieces(pieces: Iterable[Optional[str]]) -> list[Optional[str]]:
 
 
 def all_symbols(symbols: Iterable[str]) -> list[str]:
-    """What a dictionary holds, in its order, whose file :func:`write_dictionary` has written for *symbols*."""
+    """The symbols, in order, of a dictionary whose file :func:`write_dictionary` has written for *symbols*."""
     return [*FAIRSEQ_SYMBOLS, *symbols, *EXTRA_SYMBOLS]
 
 

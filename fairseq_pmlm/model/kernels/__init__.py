@@ -1,1 +1,1 @@
-"""Faster ways to compute what torch has as well."""
+"""Faster versions of functions that torch has, too."""

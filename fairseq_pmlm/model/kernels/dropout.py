@@ -1,10 +1,9 @@
 """Dropout for training on a CPU, where torch's own is slow.
 
-torch draws each decision there by itself, one thread at 6 ns a value, and ``scaled_dot_product_attention`` leaves its
+torch draws each decision separately, in one thread at 6 ns a value, and ``scaled_dot_product_attention`` leaves its
 fused kernel as soon as there is dropout: a step may take twice as long. Here a decision is 16 bits of a 64-bit random
-number of torch's own generator (so that a seed still means what it means), and attention takes a few heads at a time,
-whose scores stay in the cache. Probabilities are exact to 1/65536. ``benchmarks/training.py`` says
-what it brings.
+number of torch's own generator (so that seeds keep their meaning), and attention takes a few heads at a time, whose
+scores stay in the cache. Probabilities are exact to 1/65536. ``benchmarks/training.py`` measures the gain.
 """
 
 import math
@@ -19,7 +18,7 @@ SCORES = 2**19  # at a time, 2 MB: two heads of 512 x 512 slots
 
 
 def applies(x: Tensor) -> bool:
-    """Whether what is here is for *x*: on a CPU, in fp32 or fp64, and nothing traces us."""
+    """Whether this module's dropout is for *x*: on a CPU, in fp32 or fp64, and not being compiled."""
     return not torch.compiler.is_compiling() and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
@@ -120,7 +119,7 @@ class DroppedAttention(torch.autograd.Function):
 
 
 def groups(batch: int, heads: int, scores: int):
-    """Indices of a few heads of one example each, through all; a head has so many *scores*."""
+    """Indices that together cover all heads, a few heads of one example at a time; *scores*: of a head."""
     few = max(1, SCORES // scores)
     for b in range(batch):
         for h in range(0, heads, few):
@@ -128,7 +127,7 @@ def groups(batch: int, heads: int, scores: int):
 
 
 def part(mask: Tensor, at: tuple[int, slice]) -> Tensor:
-    """What of *mask* (batch or 1, heads or 1, ...) is for the group *at*: a view."""
+    """The part of *mask* (batch or 1, heads or 1, ...) for the group *at*: a view."""
     b, heads = at
     return mask[b if mask.size(0) > 1 else 0, heads if mask.size(1) > 1 else slice(None)]
 

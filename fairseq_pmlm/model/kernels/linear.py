@@ -1,8 +1,8 @@
 """Linear layers that multiply with oneDNN on a CPU: in training, and with packed weights in inference.
 
-torch gives fp32 products of a CPU to MKL. oneDNN, which it ships as well and uses in compiled models, is faster at
-ours, forwards and backwards; it is faster still with weights in blocks of its own layout, and adds the bias and applies
-GELU on the way. ``benchmarks/training.py`` and ``decoding.py`` say what that brings.
+torch computes fp32 products on a CPU with MKL. oneDNN, which it also ships and uses in compiled models, is faster for
+our shapes, forwards and backwards. It is faster still with weights in blocks of its own layout, and adds the bias and
+applies GELU on the way. ``benchmarks/training.py`` and ``decoding.py`` measure the gain.
 """
 
 from typing import Callable, Optional
@@ -15,7 +15,7 @@ ROWS = 128  # number of rows to choose the layout for; products with any other n
 
 
 def has_onednn(weight: Tensor) -> bool:
-    """Whether oneDNN can multiply with *weight*: fp32, on a CPU that this torch has it for, and nothing traces us."""
+    """Whether oneDNN can multiply with *weight*: fp32, on a CPU that this torch has it for, and not being compiled."""
     return (
         not torch.compiler.is_compiling()  # first: what follows cannot be compiled
         and weight.device.type == "cpu"
@@ -55,7 +55,7 @@ class OneDNNLinear(torch.autograd.Function):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``F.linear``, by oneDNN where gradients are wanted and it can: (..., in) -> (..., out)."""
+    """``F.linear``, by oneDNN where gradients are recorded and it can: (..., in) -> (..., out)."""
     if torch.is_grad_enabled() and has_onednn(weight) and x.dtype == weight.dtype and x.numel():
         return OneDNNLinear.apply(x, weight, bias)
     return F.linear(x, weight, bias)
@@ -96,7 +96,7 @@ class PackableLinear(nn.Linear):
         activation: Optional[Callable[[Tensor], Tensor]] = None,
         outputs: slice = slice(None),
     ) -> Tensor:
-        """(..., in) -> (..., out), the *outputs* wanted of it, with *activation* applied."""
+        """(..., in) -> (..., out), or only *outputs* of it, with *activation* applied."""
         whole = outputs == slice(None)
         weight, bias = (self.weight, self.bias) if whole else (self.weight[outputs], self.bias[outputs])
         if self.packs is None or torch.is_grad_enabled() or not has_onednn(weight) or x.dtype != weight.dtype:
