@@ -11,8 +11,12 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import sentencepiece  # noqa: E402
 from commands import WORDS, command, finetune, pretrain, sentences  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 import fairseq_pmlm.tasks  # noqa: E402, F401
+
+settings.register_profile("busy", deadline=None)  # a busy machine must not fail a test
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
