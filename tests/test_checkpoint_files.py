@@ -1,4 +1,4 @@
-"""checkpoint_files: writing that fails in every way, and which checkpoint is gone on from."""
+"""checkpoint_files: writing that fails in every way, and which checkpoint is resumed."""
 
 import errno
 import io

@@ -239,7 +239,7 @@ def installed(wheel, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(installed, tmp_path_factory):
-    """run(COMMAND, ...) in a folder that is no checkout; returns what it printed, or, if it is to fail, its errors."""
+    """run(COMMAND, ...) in a folder outside the checkout; returns what it printed, or, if it is to fail, its errors."""
     folder = tmp_path_factory.mktemp("elsewhere")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
     environment |= {"PATH": f"{installed / 'bin'}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}

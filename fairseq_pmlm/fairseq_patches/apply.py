@@ -86,8 +86,8 @@ def import_fairseq() -> None:
     except Exception as error:
         raise MissingFairseqError(f"fairseq cannot be imported ({first_line(error)}): {INSTALL}") from error
     finally:
-        # some of its modules call logging.basicConfig(level=DEBUG) when they are imported, which is for nobody but an
-        # application to do; fairseq's own commands have configured logging before they come here
+        # some of its modules call logging.basicConfig(level=DEBUG) when they are imported, which only an
+        # application should do; fairseq's own commands have configured logging before they come here
         if not handlers:
             root.handlers[:] = handlers
             root.setLevel(level)

@@ -16,8 +16,8 @@ def lose_no_sample() -> list[Patch]:
 
     Why: since December 2022 ``batch_by_size`` drops the last batch when its size is not a multiple of
     ``--required-batch-size-multiple`` (8 by default), without a word: of 37 test sentences 32 are
-    translated, and a data set of fewer than 8 is "empty". The multiple is there to make matrix products faster, which
-    is no reason to leave out data.
+    translated, and a data set of fewer than 8 is "empty". The multiple is there to make matrix products faster;
+    that must not cost data.
     """
     from fairseq.data import data_utils
 

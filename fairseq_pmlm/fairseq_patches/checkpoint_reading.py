@@ -136,7 +136,7 @@ def name_missing_checkpoints() -> list[Patch]:
 def tell_finetuning() -> list[Patch]:
     """Tell the model when training starts from a checkpoint instead of going on from it.
 
-    Why: a head for other classes is to be initialised anew when a model is fine-tuned, and is an error when it is
+    Why: a head for other classes must be initialized again when a model is fine-tuned, and is an error when it is
     resumed, validated or used. Models are built and loaded alike in all of these.
     """
     from fairseq.trainer import Trainer
