@@ -13,7 +13,7 @@ the others), all (one step), or ae: all at once, at the [M] slots, which is what
 right-to-left, random, or a file with an order a line: "2 1,3" fills the second of three tokens first, then the others
 at once.
 
-What comes out is JSON lines: {"id": line of the input, "rank": 1 is best, "text", "spans", "logprob": sum over all
+The output is JSON lines: {"id": line of the input, "rank": 1 is best, "text", "spans", "logprob": sum over all
 tokens in nats, "tokens", "logprobs": of each token}, tokens in the order of the text; with --score without rank, and
 with "span_logprobs".
 """
@@ -66,7 +66,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     if args.seed < 0:
         raise PMLMError(f"--seed {args.seed}: give 0 or more")
     if args.order and args.steps in ("all", "ae"):
-        raise PMLMError(f"--order {args.order}: with --steps {args.steps} there is but one step; leave --order out")
+        raise PMLMError(f"--order {args.order}: with --steps {args.steps} there is only one step; leave --order out")
     args.order = args.order or "left-to-right"
     if args.order not in gaps.ORDERS and not os.path.isfile(args.order):
         raise PMLMError(f"--order {args.order} is none of {', '.join(gaps.ORDERS)}, and no file")

@@ -1,4 +1,4 @@
-"""What a pre-trained model has learned: its losses by step of the factorization order, beside the unigram entropy.
+"""What a pre-trained model has learned: its losses by step of the factorization order, and the unigram entropy.
 
     pmlm loss-by-step data-bin/corpus --path checkpoints/checkpoint_best.pt
 
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
         print(f"{row['step']:>12} {row['tokens']:>9,} {row['ae']:>9.3f} {row['par']:>9.3f}")
     print(f"unigram entropy of the training text: {entropy:.3f} bits")
     if trained != ("ae", "par"):
-        print(f"note: this checkpoint was trained with --objective {'+'.join(trained)}; the rest it has never learned")
+        print(f"note: this checkpoint was trained with --objective {'+'.join(trained)}; it has not learned the rest")
     if args.save_json:
         write_json(args.save_json, {"unigram_entropy": entropy, "steps": table})
 

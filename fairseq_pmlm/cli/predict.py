@@ -10,7 +10,7 @@ data directory: answers, if ``pmlm prepare squad`` has made it.
 
 Classes and numbers, of a checkpoint of --task sentence_prediction. The file holds JSON lines with input0 and input1, as
 ``pmlm prepare glue`` writes them (--texts names others), or a table without a header: a text a line, or two with a tab
-between them (--texts 2 3: those columns). What comes out is in the order of the input, for each text
+between them (--texts 2 3: those columns). The output is in the order of the input; for each text
 
   json           {"label": "1", "probabilities": {"0": 0.1, "1": 0.9}}; of regression {"value": 2.5}
   label          the class alone, or the number

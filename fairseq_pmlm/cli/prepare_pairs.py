@@ -10,7 +10,7 @@ Files are UTF-8, plain or .gz. One file holds JSON lines, objects with the texts
 question. Two or more are text with a line per record: the sources, then the targets, one file for each reference.
 
 A source of several parts (--source-keys answer passage, SQuAD) is joined by --separator, plain text that
-fairseq-interactive can be given, too. What stands first survives when a source is cut to its head, so the answer does.
+fairseq-interactive can be given, too. The first part, such as the answer, survives when a source is cut to its head.
 With --separator '</s>' it is that symbol, which no text can spell; --cut-source then cuts the last parts alone,
 whichever end it takes.
 

@@ -7,12 +7,12 @@ document every line stays a line (fairseq's ``--sample-break-mode`` decides what
 all text once, trains a sentencepiece model on the training part, or takes a tokenizer (--sentencepiece-model FILE,
 --wordpiece-vocab FILE, or --vocab-from DIR for that of an imported checkpoint or of another corpus), encodes, and
 writes what ``fairseq-preprocess`` would write. DIR then holds dict.txt, the tokenizer file, train.bin, train.idx,
-valid.bin, valid.idx, and report.json. The same input gives the same bytes, whatever the number of workers. Memory and
-temporary files do not grow with the text, but for some bytes a document.
+valid.bin, valid.idx, and report.json. The same input gives the same bytes for any number of workers. Memory and
+temporary files do not grow with the text, except for some bytes a document.
 
 With --shard-size, DIR holds such directories, shard00 with the validation set, shard01, ..., which fairseq-train takes
-separated by colons, and visits one an epoch. A run that was stopped goes on where it was when it is started again. Or
-make a plan, and let any number of jobs on any machines make the shards of it:
+separated by colons, and visits one an epoch. After a run that was stopped, the same command makes what is missing. Or
+make a plan first, and then its shards by any number of jobs on any machines:
 
     pmlm prepare text ... --shard-size 2G --only-plan
     sbatch --array=0-31 --wrap 'pmlm prepare text ... --shard-size 2G --job $SLURM_ARRAY_TASK_ID/32'
