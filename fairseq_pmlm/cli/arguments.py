@@ -46,8 +46,8 @@ def add_vocab_from_argument(parser: ArgumentParser) -> None:
         "--vocab-from",
         required=True,
         metavar="DIR",
-        help="directory whose dict.txt and tokenizer file to use: those of the model to fine-tune, as pmlm prepare text "
-        "or pmlm import wrote them",
+        help="directory whose dict.txt and tokenizer file to use: those of the model to fine-tune, as pmlm prepare "
+        "text or pmlm import wrote them",
     )
 
 
