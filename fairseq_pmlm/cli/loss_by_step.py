@@ -24,7 +24,7 @@ from ..data.indexed import unigram_entropy
 from ..model.pmlm import Predict
 from ..tasks.pmlm import PMLMTask
 from ..utils.errors import PMLMError
-from ..utils.io import write_json
+from ..utils.io import check_output, write_json
 from . import arguments
 
 GROUPS = [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 10**9)]  # first and last step
@@ -43,7 +43,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> None:
     args = parse_arguments(argv)
-    utils.import_user_module(args)
+    check_output(args.save_json, args.path, option="--save-json")
+    try:
+        utils.import_user_module(args)
+    except FileNotFoundError as error:
+        raise PMLMError(f"--user-dir {args.user_dir}: no such directory") from error
     try:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([args.path], arg_overrides={"data": args.data})
     except AssertionError as error:  # fairseq's, with all tasks that there are
