@@ -219,6 +219,15 @@ def test_an_encoding_that_lacks_a_character(tmp_path):
     )
 
 
+def test_a_file_that_the_system_refuses_is_named(monkeypatch):
+    def run(argv):
+        raise PermissionError(13, "Permission denied", "a/b")
+
+    monkeypatch.setattr(command, "run", run)
+    with pytest.raises(PMLMError, match=r"^a/b: Permission denied$"):
+        command.main([])
+
+
 def test_another_pipe_that_breaks_is_no_quiet_end(monkeypatch):
     def run(argv):
         raise BrokenPipeError

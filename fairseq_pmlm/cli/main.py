@@ -60,8 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         status = PIPE_CLOSED
     except OSError as error:
-        if error.filename is None:  # print() to a stream that is not buffered, if standard output refuses again
-            write_output(None, "\n")
+        if error.filename is not None:
+            raise PMLMError(f"{error.filename}: {error.strerror}") from error
+        write_output(None, "\n")  # was it print() to a stream that is not buffered? Then this is refused, too
         raise
     except UnicodeEncodeError as error:
         if sys.stdout.encoding.lower().startswith("utf"):

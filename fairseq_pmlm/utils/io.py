@@ -268,13 +268,17 @@ def list_files(paths: Iterable[str]) -> list[str]:
     Hidden files and directories (``.git``, ``.DS_Store``) inside a directory are left out.
 
     Raises:
-        PMLMError: a path does not exist, or a directory holds no file.
+        PMLMError: a path does not exist, a directory holds no file, or it or one inside it cannot be read.
     """
+
+    def refuse(error: OSError) -> None:  # else what is in that directory would be left out without a word
+        raise PMLMError(f"cannot read {error.filename}: {error.strerror}") from error
+
     files = []
     for path in paths:
         if os.path.isdir(path):
             found = []
-            for folder, folders, names in os.walk(path):
+            for folder, folders, names in os.walk(path, onerror=refuse):
                 folders[:] = [name for name in folders if not name.startswith(".")]
                 candidates = (os.path.join(folder, name) for name in names if not name.startswith("."))
                 found += [candidate for candidate in candidates if os.path.isfile(candidate)]
