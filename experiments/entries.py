@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 
 from fairseq_pmlm.utils.errors import PMLMError, first_line, install_excepthook
-from fairseq_pmlm.utils.io import keep_inputs, write_text
+from fairseq_pmlm.utils.io import check_output, write_text
 
 MARKS = re.compile(r"\[(?:1913 Webster|PJC|WordNet 1\.5|Webster 1913 Suppl\.)[^\]]*\]|[{}]|\\[^\\]{1,60}\\,?|--")
 LEAST_WORDS = 8
@@ -53,7 +53,7 @@ def main(argv=None) -> None:
     parser.add_argument("dictionary", help="a .dict.dz file")
     parser.add_argument("--out", required=True, metavar="FILE", help="text to write")
     args = parser.parse_args(argv)
-    keep_inputs(args.out, args.dictionary)
+    check_output(args.out, args.dictionary)
     entries = [entry for entry in read_entries(args.dictionary) if not entry.startswith("00-database")]
     kept = [entry for entry in entries if len(entry.split()) >= LEAST_WORDS and entry.isascii()]
     if not kept:

@@ -38,7 +38,7 @@ from fairseq_pmlm.generation import infilling
 from fairseq_pmlm.generation.gaps import factorize
 from fairseq_pmlm.model.pmlm import Predict
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
-from fairseq_pmlm.utils.io import keep_inputs, replacing
+from fairseq_pmlm.utils.io import check_output, replacing
 
 LENGTHS = range(1, 7)
 # name: what makes a step, order of the steps, whether the [M] slots predict
@@ -63,7 +63,7 @@ def parse_arguments(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.spans < 0:
         raise PMLMError(f"--spans {args.spans}: give 0 (nothing is filled) or more")
-    keep_inputs(args.out, args.path)
+    check_output(args.out, args.path)
     return args
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fairseq_pmlm.utils.errors import PMLMError, install_excepthook
-from fairseq_pmlm.utils.io import keep_inputs, list_files, reading, write_text
+from fairseq_pmlm.utils.io import check_output, list_files, reading, write_text
 
 WORD = re.compile(r"[\"'“‘(\[]*[^\W\d_]+(?:['’-][^\W\d_]+)*['’”\")\]]*[.,;:!?]*['’”\")\]]*")
 END = re.compile(r"[.!?:][\"'”)\]]*$")
@@ -73,7 +73,7 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     pages = [page for page in list_files(args.pages) if page.endswith((".html", ".htm"))]
     pages = [page for page in pages if not any(fnmatch.fnmatch(page, pattern) for pattern in args.skip)]
-    keep_inputs(args.out, *pages)
+    check_output(args.out, *pages)
     if not pages:
         raise PMLMError(f"{' '.join(args.pages)}: no .html files")
     documents, paragraphs = [], 0

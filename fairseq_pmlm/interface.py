@@ -158,7 +158,7 @@ class PMLMInterface(nn.Module):
         Raises:
             PMLMError: none are given; one is longer than the position table, or has a token beyond the dictionary.
         """
-        lines = [tokens] if isinstance(tokens, Tensor) and tokens.dim() == 1 else list(tokens)
+        lines = [tokens] if isinstance(tokens, Tensor) and tokens.dim() <= 1 else list(tokens)
         for line in lines:
             if not isinstance(line, Tensor) or line.dim() != 1 or line.is_floating_point() or not len(line):
                 raise PMLMError(f"tokens are what encode() returns, int64 (length,), not {line!r:.80}")
@@ -302,7 +302,7 @@ class PMLMInterface(nn.Module):
             seed: of the random order.
 
         Raises:
-            PMLMError: no gap, a text that is too long, or an option that is not one of these.
+            PMLMError: no gap, a text that is too long, or an option out of its range.
         """
         if not 1 <= nbest <= beam:
             raise PMLMError(f"infill() takes a beam of 1 or more, and an nbest of 1 to beam, not {beam} and {nbest}")
@@ -310,6 +310,10 @@ class PMLMInterface(nn.Module):
             raise PMLMError(
                 f"infill() takes steps {', '.join(gaps.UNITS)} or ae, and order {', '.join(gaps.ORDERS)}, not "
                 f"{steps!r} and {order!r}"
+            )
+        if not 1 <= nbest <= beam or seed < 0:
+            raise PMLMError(
+                f"infill() takes nbest from 1 to beam and a seed of 0 or more, not {nbest=}, {beam=}, {seed=}"
             )
         tokens, places = gaps.encode(text, self.bpe, self.dictionary, "infill()")
         if len(tokens) > self.model.cfg.max_positions:
@@ -347,6 +351,8 @@ class PMLMInterface(nn.Module):
         """
         if isinstance(sources, str):
             return self.generate([sources], beam, batch_size, **options)[0]
+        if batch_size < 1:
+            raise PMLMError(f"generate() takes a batch_size of 1 or more, not {batch_size}")
         known = {field.name for field in fields(SearchOptions)}
         for name in options:
             if name not in known:

@@ -92,7 +92,7 @@ def test_files_that_hold_other_things(bert):
     check(bert, "holds a dictionary with cfg, model instead of named tensors alone; a checkpoint of fairseq needs no")
     torch.save([1], bert / "pytorch_model.bin")
     check(bert, "holds a list instead of named tensors")
-    with pytest.raises(PMLMError, match=r"--checkpoint .*nowhere: no such file or directory"):
+    with pytest.raises(PMLMError, match=r"checkpoint .*nowhere: no such file or directory"):
         import_checkpoint(str(bert / "nowhere"), str(bert / "out"))
     torch.save({f"decoder.layers.{i}.fc1.weight": torch.zeros(1) for i in range(9)}, bert / "pytorch_model.bin")
     check(bert, r"none of unilm, .*: its keys are decoder\.layers\.0\.fc1\.weight, .* and 3 more")

@@ -19,6 +19,7 @@ def test_bad_options_of_pretraining(work, tmp_path):
     refused(run("--max-tokens", 20), "--max-tokens 20", "slots")
     refused(run("--mask-prob", 0), "--mask-prob 0")
     refused(run("--encoder-attention-heads", 3), "--encoder-attention-heads 3", "32")
+    refused(run("--encoder-attention-heads", 0), "--encoder-attention-heads 0: give 1 or more")
     refused(run("--relative-positions", "--relative-position-bins", 2), "--relative-position-bins 2")
     refused(run("--arch", "roberta_base", "--max-positions", 64), "--arch roberta_base", "pmlm_base")
     refused(command("train", tmp_path, *USER_DIR, *PRETRAIN, *OPTIMIZER, "--batch-size", 8, check=False), "dict.txt")

@@ -142,11 +142,20 @@ def test_classes_and_numbers_in_the_order_of_the_texts(hub):
         (torch.tensor([[0.0, 2.0]]), "tokens are what encode"),
         (torch.tensor([0, 999, 2]), "token 999: the dictionary has"),
         (torch.tensor([0, -1, 2]), "token -1: the dictionary has"),
+        (torch.tensor(2), "tokens are what encode"),
     ],
 )
 def test_tokens_that_are_none(hub, tokens, message):
     with pytest.raises(PMLMError, match=message):
         hub.extract_features(tokens)
+
+
+def test_numbers_out_of_range(hub):
+    for options in ({"beam": 0}, {"nbest": 0}, {"beam": 2, "nbest": 3}, {"seed": -1}):
+        with pytest.raises(PMLMError, match=r"infill\(\) takes nbest from 1 to beam and a seed of 0 or more"):
+            hub.infill("a <mask> film", **options)
+    with pytest.raises(PMLMError, match=r"generate\(\) takes a batch_size of 1 or more, not 0"):
+        hub.generate(["a film"], batch_size=0)
 
 
 def test_batches_hold_every_text_once_within_the_budget():

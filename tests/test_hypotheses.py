@@ -116,13 +116,18 @@ def test_script(tmp_path, capsys):
     }
     assert objects[1]["hypotheses"][0] == {"text": "best\u2028of 1", "score": -0.3}
     assert objects[1]["hypotheses"][1] == {"text": "other", "score": None}
-    with pytest.raises(PMLMError, match="cannot be written"):
+    with pytest.raises(PMLMError, match="there is no directory"):
         hypotheses.main([source, "--out", str(tmp_path / "no" / "hyp.txt")])
     with pytest.raises(SystemExit):
         hypotheses.main([source])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g", "hyp.jsonl", "hyp.txt"]
-    for files in (["--out", source], ["--out", str(tmp_path / "x"), "--save-json", str(tmp_path / "x")]):
-        with pytest.raises(PMLMError, match="different files"):
+    text = str(tmp_path / "hyp.txt")
+    for files in (
+        ["--out", source],
+        ["--out", str(tmp_path / "x"), "--save-json", str(tmp_path / "x")],
+        ["--save-json", text, "--source", text],
+    ):
+        with pytest.raises(PMLMError, match=r"is what is read|give two files"):
             hypotheses.main([source, *files])
     assert read_generate(source)
     assert not (tmp_path / "x").exists()

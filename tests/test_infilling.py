@@ -346,7 +346,7 @@ def test_the_script_refuses(place, hub, tmp_path):  # noqa: F811
     refused("texts.txt, line 2: no gap", texts)
     refused("order.txt: 1 orders for 2 texts", texts, "--order", order)
     refused("--order sideways is none of left-to-right", texts, "--order", "sideways")
-    refused("but one step; leave --order out", texts, "--order", "random", "--steps", "all")
+    refused("only one step; leave --order out", texts, "--order", "random", "--steps", "all")
     refused("give one of them", texts, "--order", order, "--steps", "span")
     for directory in (place / "checkpoints/reviews", f"{place}/data-bin"):
         with pytest.raises(PMLMError, match="is a directory; give a checkpoint in it"):

@@ -36,6 +36,8 @@ def save(folder: Path, objective: str, **task) -> str:
 
 def test_a_task_of_another_user_dir_is_named(tmp_path):
     path = save(tmp_path, "ae+par", _name="pmlm_of_mine")
+    with pytest.raises(PMLMError, match="--user-dir nowhere: no such directory"):
+        main(["data", "--path", "checkpoint", "--user-dir", "nowhere"])
     with pytest.raises(PMLMError, match="a --task that is unknown; give its --user-dir"):
         main([str(tmp_path), "--path", path])
 

@@ -157,6 +157,13 @@ def test_separator():
     for bad in ("|", " "):
         with pytest.raises(PMLMError, match="nothing that the vocabulary in v can spell"):
             check("--source-keys", "a", "b", "--separator", bad)
+    with pytest.raises(PMLMError, match=r"--separator 'a\\nb': holds a line break or another control character"):
+        check("--source-keys", "a", "b", "--separator", "a\nb")  # which the tokenizer would take for a space
+
+
+def test_a_split_that_is_a_directory(tmp_path):
+    with pytest.raises(PMLMError, match=rf"--train {tmp_path}: is a directory; give a file"):
+        prepare_pairs.main(["--train", str(tmp_path), "--vocab-from", "v", "--destdir", "d"])
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,51 @@ def test_a_full_disk_is_an_error(tmp_path):
     assert done.stderr == "fairseq_pmlm: error: standard output: cannot be written: No space left on device\n"
 
 
+def shell(line, **environment):
+    """Run a line of bash in which ``pmlm`` is the command; returns status and stderr."""
+    line = f'pmlm() {{ {" ".join(PMLM)} "$@"; }}; {line}'
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+def test_closed_standard_streams(tmp_path):
+    """Results are not lost without a word, and files that are written are not taken for the stream that is closed."""
+    (tmp_path / "log.json").write_text('{"scores": {"é": {"score": 1}}}')
+    closed = "fairseq_pmlm: error: standard output is closed; if it is not wanted, send it to /dev/null\n"
+    assert shell(f"pmlm seeds {tmp_path}/log.json >&-") == (1, closed)
+    assert shell(f"pmlm seeds {tmp_path}/log.json --out {tmp_path}/out 2>&- <&-") == (0, "")
+    assert "| é | 1.00 |" in (tmp_path / "out").read_text()
+    assert shell("pmlm seeds /none 2>&-") == (1, "")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_full_disk_for_what_is_printed_alone(tmp_path, buffered):
+    """The file that --save-json names is not what cannot be written."""
+    (tmp_path / "text").write_text("a line\n")
+    line = f"pmlm score --metric stats --hyp {tmp_path}/text --ref {tmp_path}/text >/dev/full"
+    status, errors = shell(line, PYTHONUNBUFFERED=buffered)
+    assert status == 1
+    assert errors == "fairseq_pmlm: error: standard output: cannot be written: No space left on device\n"
+
+
+def test_an_encoding_that_lacks_a_character(tmp_path):
+    (tmp_path / "log.json").write_text('{"scores": {"é": {"score": 1}}}')
+    status, errors = shell(f"pmlm seeds {tmp_path}/log.json", PYTHONIOENCODING="ascii")
+    assert status == 1
+    assert errors == (
+        "fairseq_pmlm: error: standard output: its encoding, ascii, has no '\\xe9'; set PYTHONIOENCODING=utf-8\n"
+    )
+
+
+def test_a_file_that_the_system_refuses_is_named(monkeypatch):
+    def run(argv):
+        raise PermissionError(13, "Permission denied", "a/b")
+
+    monkeypatch.setattr(command, "run", run)
+    with pytest.raises(PMLMError, match=r"^a/b: Permission denied$"):
+        command.main([])
+
+
 def test_another_pipe_that_breaks_is_no_quiet_end(monkeypatch):
     def run(argv):
         raise BrokenPipeError

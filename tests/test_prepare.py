@@ -1,5 +1,6 @@
 """The prepare commands, run as a person runs them; bad input mostly in this process, since a start takes seconds."""
 
+import contextlib
 import gzip
 import itertools
 import json
@@ -295,6 +296,80 @@ def test_existing_directories(tmp_path):
     ):
         pass
     assert os.listdir(tmp_path) == ["bin"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seed", -1], "--seed -1: must be from 0 to 4294967295"),
+        (["--vocab-size", 1], "--vocab-size 1: must be from 4 to"),
+        (["--vocab-size", 10**11], "--vocab-size 100000000000: must be from 4 to"),
+        (["--vocab-size", 0], "--vocab-size: '0' is not a whole number of at least 1"),
+        (["--valid-fraction", 1], "--valid-fraction 1.0: must be at least 0"),
+        (["--character-coverage", "nan"], "--character-coverage nan: must be between"),
+        (["--shard-size", "9" * 400], "9' is not a number of bytes, such as 500M or 2G"),
+        (["--destdir", "a:b"], "--destdir: 'a:b' will not do: fairseq takes ':' for the end"),
+        (["--destdir", ""], "--destdir: '' will not do"),
+    ],
+)
+def test_options_out_of_range(options, message, capsys):
+    with pytest.raises(SystemExit):
+        call("prepare text", "--text", "x", "--vocab-size", 50, "--destdir", "d", *options)
+    assert message in capsys.readouterr().err
+
+
+def test_whoever_is_first_has_written_a_directory(tmp_path):
+    destdir = tmp_path / "bin"
+
+    def write(text, **options):
+        with directories.building(str(destdir), ours=binarize.OURS, **options) as folder:
+            (pathlib.Path(folder) / "dict.txt").write_text(text)
+            destdir.mkdir(exist_ok=True)
+            (destdir / "dict.txt").write_text("of another")  # as another process does meanwhile
+
+    for options in ({"overwrite": False}, {"overwrite": False, "shared": True}):
+        with contextlib.nullcontext() if "shared" in options else pytest.raises(PMLMError, match="another process has"):
+            write("mine", **options)
+        assert contents(destdir) == {"dict.txt": b"of another"}
+    write("mine", overwrite=True)
+    assert contents(destdir) == {"dict.txt": b"mine"}
+    assert os.listdir(tmp_path) == ["bin"]
+
+
+def test_a_stop_between_two_renamings_loses_nothing(tmp_path, monkeypatch):
+    destdir = tmp_path / "bin"
+    destdir.mkdir()
+    (destdir / "dict.txt").write_text("old")
+    rename = os.rename
+
+    def stop(source, target):
+        rename(source, target)
+        if source == str(destdir):
+            raise SystemExit(143)
+
+    monkeypatch.setattr(os, "rename", stop)
+    with pytest.raises(SystemExit), directories.building(str(destdir), True, binarize.OURS) as folder:
+        (pathlib.Path(folder) / "dict.txt").write_text("new")
+    assert contents(destdir) == {"dict.txt": b"old"}
+    assert os.listdir(tmp_path) == ["bin"]
+
+
+def test_what_is_read_is_not_replaced(prepared, pairs, tmp_path):
+    """--overwrite with an input in --destdir."""
+    folder = tmp_path / "bin"
+    call(
+        "prepare pairs", "--train", pairs[0] / "train.jsonl", "--vocab-from", prepared[0], "--workers", 1,
+        "--destdir", folder,
+    )  # fmt: skip
+    before, texts = contents(folder), [folder / "train.src.txt", folder / "train.tgt.txt"]
+    for name, options in (
+        ("prepare pairs", ["--train", *texts, "--vocab-from", folder]),
+        ("prepare text", ["--text", texts[0], "--vocab-size", 50]),
+        ("prepare text", ["--text", pairs[0], "--vocab-from", folder, "--shard-size", "1M"]),
+    ):
+        with pytest.raises(PMLMError, match=r"would be replaced, but .* in it is read"):
+            call(name, *options, "--destdir", folder, "--overwrite")
+    assert contents(folder) == before
 
 
 def build_and_die(destdir, number):

@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from commands import ROOT, pmlm
+from commands import ROOT, call, pmlm
+
+from fairseq_pmlm.utils.errors import PMLMError
 
 TEXT = [
     "The quick brown fox jumps over the lazy dog near the river bank.",
@@ -64,10 +66,18 @@ def test_show_mask_draws_a_block_a_sentence_and_a_pair(data):
 
 
 @pytest.mark.slow
-def test_show_mask_names_what_is_wrong(data):
+def test_show_mask_names_what_is_wrong(data, tmp_path):
     one_error_line(pmlm("show-mask", data / "none", check=False), "none")
     one_error_line(pmlm("show-mask", data / "corpus", "--out", "mask.jpg", check=False), "mask.jpg", ".png")
     one_error_line(pmlm("show-mask", data / "corpus", "--index", 10**6, check=False), "--index 1000000")
+    for options, message in (
+        (["--seed", -1], "--seed -1: give 0 or more"),
+        (["--tokens", 3], "--tokens 3: give 4 or more"),
+        (["--out", tmp_path / "no" / "x.png"], "x.png: there is no directory"),
+        (["--sentence", " "], "--sentence ' ': holds no token"),
+    ):
+        with pytest.raises(PMLMError, match=message):
+            call("show-mask", data / "corpus", "--out", tmp_path / "x.png", *options)
 
 
 def test_split_pairs_keeps_equal_sources_together(tmp_path):

@@ -111,6 +111,22 @@ def test_a_line_that_fills_the_memory_is_refused(tmp_path, monkeypatch):
             list(read_lines(str(tmp_path / "a.gz")))
 
 
+def test_a_directory_that_cannot_be_read(tmp_path, monkeypatch):
+    """What is in it is not left out without a word."""
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "a").touch()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("inner"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PMLMError, match=r"cannot read .*inner: Permission denied"):
+        list_files([str(tmp_path)])
+
+
 def test_missing_paths(tmp_path):
     with pytest.raises(PMLMError, match=r"no such file or directory: .*nowhere"):
         list_files([str(tmp_path / "nowhere")])

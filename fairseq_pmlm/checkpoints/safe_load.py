@@ -61,7 +61,8 @@ def torch_load(file: Any, *args, types: Mapping[str, Any] | None = None, **kwarg
                 f"{name} holds {refused}, which is none of the data types that fairseq's checkpoints hold; "
                 "it was not loaded, because loading it could run code"
             ) from error
-        raise PMLMError(f"{name} is truncated, or not a checkpoint ({first_line(error)})") from error
+        reason = first_line(error).partition(". ")[0]  # torch goes on with advice that is no good here
+        raise PMLMError(f"{name} is truncated, or not a checkpoint ({reason})") from error
     check_content(content, size, name, _with_attributes(allowed))
     return to_plain(content) if issubclass(allowed[CONTAINERS[0]], Attributes) else content
 

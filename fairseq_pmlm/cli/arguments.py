@@ -1,16 +1,26 @@
 """Options that several commands have: each is defined here, once, so that it has the same name and meaning in all."""
 
 import os
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from argparse import _ActionsContainer as ArgumentGroup  # a parser, or a group of its options
 
 
 def positive(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise ValueError(text)
+        raise ArgumentTypeError(f"{text[:100]!r} is not a whole number of at least 1")
     return number
+
+
+def destination(text: str) -> str:
+    """An argparse type: a directory to write that fairseq can be given as data."""
+    if not text or os.pathsep in text:
+        raise ArgumentTypeError(f"{text!r} will not do: fairseq takes {os.pathsep!r} for the end of a directory's name")
+    return text
 
 
 def command_parser(name: str, description: str | None) -> ArgumentParser:
@@ -46,8 +56,8 @@ def add_vocab_from_argument(parser: ArgumentParser) -> None:
         "--vocab-from",
         required=True,
         metavar="DIR",
-        help="directory whose dict.txt and tokenizer file to use: that of the model to fine-tune, be it one that pmlm "
-        "prepare text or pmlm import wrote",
+        help="directory whose dict.txt and tokenizer file to use: those of the model to fine-tune, as pmlm prepare "
+        "text or pmlm import wrote them",
     )
 
 
@@ -83,7 +93,13 @@ def add_save_dir_arguments(parser: ArgumentParser, what: str) -> None:
 
 def add_output_arguments(parser: ArgumentGroup, required: bool = True) -> None:
     """``--destdir``, a directory for data, and ``--overwrite``."""
-    parser.add_argument("--destdir", required=required, metavar="DIR", help="directory to write; appears when complete")
+    parser.add_argument(
+        "--destdir",
+        type=destination,
+        required=required,
+        metavar="DIR",
+        help="directory to write; appears when complete",
+    )
     parser.add_argument(
         "--overwrite",
         action="store_true",

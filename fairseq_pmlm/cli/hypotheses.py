@@ -18,7 +18,7 @@ from typing import Any
 
 from ..scoring.hypotheses import Record, read_generate, read_segments
 from ..utils.errors import PMLMError
-from ..utils.io import clean_line, write_text
+from ..utils.io import check_output, clean_line, write_text
 from . import arguments
 
 
@@ -47,11 +47,12 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if not args.out and not args.save_json:
         parser.error("give --out FILE, --save-json FILE or both")
-    names = [os.path.realpath(path) for path in (args.output, args.out, args.save_json) if path]
-    if len(set(names)) < len(names):
-        raise PMLMError("what is read, --out and --save-json are to be different files")
     if args.source and not args.save_json:
         parser.error("--source is for --save-json")
+    check_output(args.out, args.output, args.source)
+    check_output(args.save_json, args.output, args.source, option="--save-json")
+    if args.out and args.save_json and os.path.realpath(args.out) == os.path.realpath(args.save_json):
+        raise PMLMError(f"--out and --save-json are both {args.out}; give two files")
     records = read_generate(args.output)
     if args.source:
         sources = read_segments(args.source)

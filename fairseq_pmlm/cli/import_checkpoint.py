@@ -1,4 +1,4 @@
-"""A checkpoint that you have, of UniLM, MiniLM, BERT, RoBERTa, XLM-R or ELECTRA, to one that fairseq's commands take.
+"""Make a checkpoint that fairseq's commands take of one of UniLM, MiniLM, BERT, RoBERTa, XLM-R or ELECTRA.
 
     pmlm import bert-base-uncased/ --save-dir checkpoints/bert
     pmlm import unilm2-base-uncased.bin --config config.json --vocab vocab.txt --save-dir checkpoints/unilm2

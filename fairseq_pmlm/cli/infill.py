@@ -13,7 +13,7 @@ the others), all (one step), or ae: all at once, at the [M] slots, which is what
 right-to-left, random, or a file with an order a line: "2 1,3" fills the second of three tokens first, then the others
 at once.
 
-What comes out is JSON lines: {"id": line of the input, "rank": 1 is best, "text", "spans", "logprob": sum over all
+The output is JSON lines: {"id": line of the input, "rank": 1 is best, "text", "spans", "logprob": sum over all
 tokens in nats, "tokens", "logprobs": of each token}, tokens in the order of the text; with --score without rank, and
 with "span_logprobs".
 """
@@ -31,7 +31,7 @@ from ..data.collate import OBJECTIVES
 from ..generation import gaps, infilling
 from ..interface import from_pretrained
 from ..utils.errors import PMLMError
-from ..utils.io import Counts, clean_line, keep_inputs, kind, read_lines, read_records, write_output
+from ..utils.io import Counts, check_output, clean_line, kind, read_lines, read_records, write_output
 from . import arguments
 
 WIDEST = 1000  # beams: each keeps as many candidates
@@ -63,16 +63,18 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         raise PMLMError(f"--beam {args.beam}: give 1 to {WIDEST:,}; the memory of a step grows with its square")
     if args.nbest > args.beam:
         raise PMLMError(f"--nbest {args.nbest} is more than --beam {args.beam}")
+    if not os.path.exists(args.path):
+        raise PMLMError(f"--path {args.path}: no such file")
     if args.seed < 0:
         raise PMLMError(f"--seed {args.seed}: give 0 or more")
     if args.order and args.steps in ("all", "ae"):
-        raise PMLMError(f"--order {args.order}: with --steps {args.steps} there is but one step; leave --order out")
+        raise PMLMError(f"--order {args.order}: with --steps {args.steps} there is only one step; leave --order out")
     args.order = args.order or "left-to-right"
     if args.order not in gaps.ORDERS and not os.path.isfile(args.order):
         raise PMLMError(f"--order {args.order} is none of {', '.join(gaps.ORDERS)}, and no file")
     if args.order not in gaps.ORDERS and args.steps:
         raise PMLMError(f"--steps {args.steps}: --order {args.order} says what the steps are; give one of them")
-    keep_inputs(args.out, args.input, args.order)
+    check_output(args.out, args.input, args.order, args.path)
     return args
 
 

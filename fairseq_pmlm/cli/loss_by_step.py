@@ -1,4 +1,4 @@
-"""What a pre-trained model has learned: its losses by step of the factorization order, beside the unigram entropy.
+"""What a pre-trained model has learned: its losses by step of the factorization order, and the unigram entropy.
 
     pmlm loss-by-step data-bin/corpus --path checkpoints/checkpoint_best.pt
 
@@ -24,7 +24,7 @@ from ..data.indexed import unigram_entropy
 from ..model.pmlm import Predict
 from ..tasks.pmlm import PMLMTask
 from ..utils.errors import PMLMError
-from ..utils.io import write_json
+from ..utils.io import check_output, write_json
 from . import arguments
 
 GROUPS = [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 10**9)]  # first and last step
@@ -43,7 +43,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> None:
     args = parse_arguments(argv)
-    utils.import_user_module(args)
+    check_output(args.save_json, args.path, option="--save-json")
+    try:
+        utils.import_user_module(args)
+    except FileNotFoundError as error:
+        raise PMLMError(f"--user-dir {args.user_dir}: no such directory") from error
     try:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([args.path], arg_overrides={"data": args.data})
     except AssertionError as error:  # fairseq's, with all tasks that there are
@@ -68,7 +72,7 @@ def main(argv: list[str]) -> None:
         print(f"{row['step']:>12} {row['tokens']:>9,} {row['ae']:>9.3f} {row['par']:>9.3f}")
     print(f"unigram entropy of the training text: {entropy:.3f} bits")
     if trained != ("ae", "par"):
-        print(f"note: this checkpoint was trained with --objective {'+'.join(trained)}; the rest it has never learned")
+        print(f"note: this checkpoint was trained with --objective {'+'.join(trained)}; it has not learned the rest")
     if args.save_json:
         write_json(args.save_json, {"unigram_entropy": entropy, "steps": table})
 

@@ -6,6 +6,7 @@ answers at once.
 
 import difflib
 import importlib
+import io
 import os
 import select
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from ..utils.errors import PMLMError, install_excepthook
+from ..utils.io import write_output
 from ..utils.optional import missing
 
 # What a user types: the module here whose main(argv) it runs, and what it does.
@@ -47,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: argparse found a wrong option, or was asked for help.
     """
     install_excepthook()
+    prepare_streams()
     try:
         status = run(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:
@@ -56,6 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not output_closed():
             raise
         status = PIPE_CLOSED
+    except OSError as error:
+        if error.filename is not None:
+            raise PMLMError(f"{error.filename}: {error.strerror}") from error
+        write_output(None, "\n")  # was it print() to a stream that is not buffered? Then this is refused, too
+        raise
+    except UnicodeEncodeError as error:
+        if sys.stdout.encoding.lower().startswith("utf"):
+            raise
+        character = error.object[error.start]
+        raise PMLMError(
+            f"standard output: its encoding, {error.encoding}, has no {character!a}; set PYTHONIOENCODING=utf-8"
+        ) from error
     except BaseException as end:
         closed = not flush_output() or output_closed()  # argparse, which prints --help, keeps silent about it
         if closed and isinstance(end, SystemExit) and not end.code:
@@ -100,6 +115,26 @@ def usage(prepare: bool = False) -> str:
     lines = [f"  {name:<14} {says}" for name, says in rows]
     first = "usage: pmlm prepare COMMAND ..." if prepare else "usage: pmlm COMMAND ... | pmlm --version"
     return "\n".join([first, "", *lines, "", "pmlm COMMAND --help says what a command takes."])
+
+
+def prepare_streams() -> None:
+    """Make sure that there are standard streams: else the next file that is opened takes the place of a closed one, and
+    what a library prints ends up in it.
+
+    Raises:
+        PMLMError: standard output is closed, so that results would be lost.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+    if sys.stderr is None:
+        sys.stderr = open(2, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        raise PMLMError("standard output is closed; if it is not wanted, send it to /dev/null")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8 are printed as they are
 
 
 def output_closed() -> bool:

@@ -10,7 +10,7 @@ data directory: answers, if ``pmlm prepare squad`` has made it.
 
 Classes and numbers, of a checkpoint of --task sentence_prediction. The file holds JSON lines with input0 and input1, as
 ``pmlm prepare glue`` writes them (--texts names others), or a table without a header: a text a line, or two with a tab
-between them (--texts 2 3: those columns). What comes out is in the order of the input, for each text
+between them (--texts 2 3: those columns). The output is in the order of the input; for each text
 
   json           {"label": "1", "probabilities": {"0": 0.1, "1": 0.9}}; of regression {"value": 2.5}
   label          the class alone, or the number
@@ -37,7 +37,7 @@ from ..preparation import glue
 from ..squad.files import META
 from ..tokenizers.dictionary import Dictionary, label_names
 from ..utils.errors import PMLMError
-from ..utils.io import Counts, keep_inputs, read_lines, write_output
+from ..utils.io import Counts, check_output, read_lines, write_output
 from . import arguments
 
 MAX_TOKENS = 4096
@@ -88,6 +88,10 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> None:
     args = parse_arguments(argv)
+    if not os.path.exists(args.input):
+        raise PMLMError(f"cannot read {args.input}: No such file or directory")
+    if not os.path.exists(args.path):
+        raise PMLMError(f"--path {args.path}: no such file")
     is_directory = os.path.isdir(args.input)
     if is_directory and args.data:
         raise PMLMError(f"{args.input} is a data directory; leave --data out")
@@ -187,9 +191,7 @@ def classify(args: argparse.Namespace, data: str) -> None:
     form = args.format or "json"
     if args.texts and len(args.texts) > 2:
         raise PMLMError(f"--texts {' '.join(args.texts)}: one or two")
-    keep_inputs(args.out, source)
-    if args.out and not os.path.isdir(os.path.dirname(args.out) or "."):  # now, and not after all the work
-        raise PMLMError(f"--out {args.out}: there is no directory {os.path.dirname(args.out)}")
+    check_output(args.out, source, args.path)
     folder, name = os.path.split(args.path)
     model = from_pretrained(folder or ".", name, data)
     if model.trained_for.get("_name") == "pmlm_squad":

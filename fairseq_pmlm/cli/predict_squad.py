@@ -18,6 +18,7 @@ from ..squad.files import read_meta
 from ..squad.prediction import OURS, predict, read_threshold, write
 from ..utils import directories
 from ..utils.errors import PMLMError
+from ..utils.io import check_input
 
 WINDOWS, NBEST, LONGEST = 32, 20, 30  # of a batch; answers to keep; tokens of an answer
 
@@ -39,8 +40,7 @@ def answer(args: argparse.Namespace, data: str) -> None:
         raise PMLMError(f"--threshold {threshold}: expected a probability from 0 to 1")
     if args.threshold_from:
         threshold = read_threshold(args.threshold_from)
-    if not os.path.isfile(args.path):
-        raise PMLMError(f"--path {args.path}: no such file")
+    check_input(args.path, "--path")
     with (
         tempfile.TemporaryDirectory() as temporary,
         directories.building(args.destdir, args.overwrite, re.compile(OURS), what="predictions") as folder,

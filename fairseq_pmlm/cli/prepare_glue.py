@@ -27,7 +27,7 @@ from ..tokenizers.dictionary import load_vocabulary
 from ..tokenizers.symbols import FAIRSEQ_SYMBOLS, MADE_UP
 from ..utils import directories
 from ..utils.errors import PMLMError
-from ..utils.io import Counts, write_text
+from ..utils.io import Counts, check_input, write_text
 from . import arguments
 
 SPLITS = ("train", "valid", "test")
@@ -88,8 +88,7 @@ def find_inputs(args: argparse.Namespace) -> dict[str, tuple[str, glue.Table]]:
     table = glue.Table(tuple(args.texts), args.label, not args.no_header)
     inputs = {split: (getattr(args, split), table) for split in SPLITS if getattr(args, split)}
     for split, (path, _) in inputs.items():
-        if not os.path.isfile(path):
-            raise PMLMError(f"--{split} {path}: no such file")
+        check_input(path, f"--{split}")
     if "test" in inputs and not glue.has_column(args.test, table, args.label):
         inputs["test"] = args.test, table._replace(label=None)
     return inputs
@@ -175,6 +174,8 @@ def main(argv: list[str]) -> None:
     args = parse_arguments(argv)
     dictionary, bpe = load_vocabulary(args.vocab_from)
     inputs = find_inputs(args)
+    if args.overwrite:
+        directories.check_inputs(args.destdir, [path for path, _ in inputs.values()])
     labels = find_labels(args, inputs, bpe)
     readers = {split: Reader(split, path, table, args, bpe) for split, (path, table) in inputs.items()}
     pairs = len(inputs["train"][1].texts) > 1

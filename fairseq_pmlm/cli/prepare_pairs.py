@@ -10,7 +10,7 @@ Files are UTF-8, plain or .gz. One file holds JSON lines, objects with the texts
 question. Two or more are text with a line per record: the sources, then the targets, one file for each reference.
 
 A source of several parts (--source-keys answer passage, SQuAD) is joined by --separator, plain text that
-fairseq-interactive can be given, too. What stands first survives when a source is cut to its head, so the answer does.
+fairseq-interactive can be given, too. The first part, such as the answer, survives when a source is cut to its head.
 With --separator '</s>' it is that symbol, which no text can spell; --cut-source then cuts the last parts alone,
 whichever end it takes.
 
@@ -32,7 +32,7 @@ from ..preparation.pairs import Record, Squad, read_json_lines, read_parallel
 from ..tokenizers.dictionary import load_vocabulary
 from ..utils import directories
 from ..utils.errors import PMLMError
-from ..utils.io import Counts, text_value
+from ..utils.io import Counts, check_input, clean_line, text_value
 from . import arguments
 
 SPLITS = ("train", "valid", "test")
@@ -94,6 +94,8 @@ def check_separator(args: argparse.Namespace, bpe) -> None:
     """Raise PMLMError if sources have parts, and the vocabulary cannot spell what stands between them."""
     if count_parts(args) < 2 or args.separator == SYMBOL:
         return
+    if clean_line(args.separator) != args.separator:
+        raise PMLMError(f"--separator {args.separator!r}: holds a line break or another control character")
     pieces = bpe.encode(args.separator).split()
     if not pieces or not all(piece in bpe.pieces for piece in pieces):
         raise PMLMError(
@@ -182,8 +184,9 @@ def main(argv: list[str]) -> None:
     given = {name: getattr(args, name) for name in SPLITS if getattr(args, name)}
     for name, paths in given.items():
         for path in paths:
-            if not os.path.exists(path) or os.path.isdir(path):
-                raise PMLMError(f"--{name} {path}: no such file")
+            check_input(path, f"--{name}")
+    if args.overwrite:
+        directories.check_inputs(args.destdir, [path for paths in given.values() for path in paths])
     dictionary, bpe = load_vocabulary(args.vocab_from)
     check_separator(args, bpe)
 

@@ -24,7 +24,7 @@ from ..preparation.squad import Prepared, prepare
 from ..squad import windows
 from ..squad.files import OURS
 from ..utils import directories
-from ..utils.errors import PMLMError
+from ..utils.io import check_input
 from . import arguments
 
 PARTS = ("train", "valid", "test")
@@ -68,8 +68,7 @@ def main(argv: list[str]) -> None:
     args = parse_arguments(argv)
     paths = {name: getattr(args, name) for name in PARTS if getattr(args, name)}
     for name, path in paths.items():
-        if not os.path.isfile(path):
-            raise PMLMError(f"--{name} {path}: no such file")
+        check_input(path, f"--{name}")
     limits = windows.Limits(*(getattr(args, name) for name in windows.Limits._fields))
     windows.check(limits)
     ours = re.compile(f"{binarize.OURS.pattern}|{OURS}")

@@ -7,12 +7,12 @@ document every line stays a line (fairseq's ``--sample-break-mode`` decides what
 all text once, trains a sentencepiece model on the training part, or takes a tokenizer (--sentencepiece-model FILE,
 --wordpiece-vocab FILE, or --vocab-from DIR for that of an imported checkpoint or of another corpus), encodes, and
 writes what ``fairseq-preprocess`` would write. DIR then holds dict.txt, the tokenizer file, train.bin, train.idx,
-valid.bin, valid.idx, and report.json. The same input gives the same bytes, whatever the number of workers. Memory and
-temporary files do not grow with the text, but for some bytes a document.
+valid.bin, valid.idx, and report.json. The same input gives the same bytes for any number of workers. Memory and
+temporary files do not grow with the text, except for some bytes a document.
 
 With --shard-size, DIR holds such directories, shard00 with the validation set, shard01, ..., which fairseq-train takes
-separated by colons, and visits one an epoch. A run that was stopped goes on where it was when it is started again. Or
-make a plan, and let any number of jobs on any machines make the shards of it:
+separated by colons, and visits one an epoch. After a run that was stopped, the same command makes what is missing. Or
+make a plan first, and then its shards by any number of jobs on any machines:
 
     pmlm prepare text ... --shard-size 2G --only-plan
     sbatch --array=0-31 --wrap 'pmlm prepare text ... --shard-size 2G --job $SLURM_ARRAY_TASK_ID/32'
@@ -123,19 +123,23 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     if args.job and (args.only_plan or args.overwrite):
         parser.error("--job makes shards of a plan that is there; --only-plan and --overwrite do not go with it")
     if not 0 <= args.valid_fraction < 1:
-        parser.error("--valid-fraction must be at least 0 and less than 1")
+        parser.error(f"--valid-fraction {args.valid_fraction}: must be at least 0 and less than 1")
     if not 0.9 <= args.character_coverage <= 1:
-        parser.error("--character-coverage must be between 0.9 and 1")
+        parser.error(f"--character-coverage {args.character_coverage}: must be between 0.9 and 1")
+    if not 0 <= args.seed < 2**32:  # what sentencepiece takes
+        parser.error(f"--seed {args.seed}: must be from 0 to {2**32 - 1}")
+    if args.vocab_size and not 4 <= args.vocab_size < 2**31:  # 3 special pieces, and one more
+        parser.error(f"--vocab-size {args.vocab_size}: must be from 4 to {2**31 - 1}")
     return args
 
 
 def size(text: str) -> int:
     """An argparse type: a number of bytes, with K, M, G or T for thousands, millions, ..."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text, re.IGNORECASE)
-    number = int(float(match.group(1)) * 1000 ** " KMGT".index(match.group(2).upper() or " ")) if match else 0
-    if number < 1:
-        raise ValueError(text)
-    return number
+    number = float(match.group(1)) * 1000 ** " KMGT".index(match.group(2).upper() or " ") if match else 0
+    if not 1 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} is not a number of bytes, such as 500M or 2G")
+    return int(number)
 
 
 def job(text: str) -> tuple[int, int]:

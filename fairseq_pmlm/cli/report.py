@@ -13,7 +13,7 @@ import os
 import re
 
 from ..reporting.page import find_runs, page
-from ..utils.io import write_text
+from ..utils.io import check_output, write_text
 from . import arguments
 
 
@@ -28,5 +28,6 @@ def main(argv: list[str]) -> None:
     runs = find_runs(args.runs)
     first = args.runs[0] if os.path.isdir(args.runs[0]) else os.path.dirname(args.runs[0])
     out = args.out or os.path.join(first, "report.html")
+    check_output(out, *args.runs, *(run.log.path for run in runs))
     write_text(out, re.sub("[\ud800-\udfff]", "\ufffd", page(runs, args.samples)))
     print(f"{out}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {sum(len(run.log.train) for run in runs):,} entries")

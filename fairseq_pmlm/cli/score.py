@@ -33,7 +33,7 @@ from ..scoring.report import as_json, format_table
 from ..scoring.rouge import score_rouge
 from ..scoring.statistics import text_statistics
 from ..utils.errors import PMLMError
-from ..utils.io import write_text
+from ..utils.io import check_output, write_text
 from . import arguments
 from .score_squad import score_answers
 
@@ -88,6 +88,8 @@ def main(argv: list[str]) -> None:
     args = parse_arguments(argv)
     metrics = list(dict.fromkeys(args.metric))
     check_options(args, metrics)
+    others = (args.compare, args.compare_from_generate, args.na_probs, args.sentencepiece_model)
+    check_output(args.save_json, args.hyp, args.hyp_from_generate, *args.ref, *others, option="--save-json")
     bootstrap = Bootstrap(args.bootstrap, args.confidence, args.seed)
     if metrics == ["squad"]:
         scores, notes = score_answers(args.hyp, args.ref[0], args.na_probs, args.threshold, bootstrap)

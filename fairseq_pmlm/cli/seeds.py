@@ -9,7 +9,7 @@ Or the scores.json that ``pmlm predict`` writes for SQuAD, and ``pmlm score --sa
 """
 
 from ..reporting.seeds import table
-from ..utils.io import write_output
+from ..utils.io import check_output, write_output
 from . import arguments
 
 
@@ -20,4 +20,5 @@ def main(argv: list[str]) -> None:
     )
     arguments.add_out_argument(parser)
     args = parser.parse_args(argv)
+    check_output(args.out, *args.logs)
     write_output(args.out, table(args.logs))

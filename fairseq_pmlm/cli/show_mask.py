@@ -25,7 +25,7 @@ from ..data.pretraining_dataset import PMLMDataset
 from ..tasks.base import load_dictionary
 from ..tokenizers import files as tokenizer_files
 from ..utils.errors import PMLMError
-from ..utils.io import replacing
+from ..utils.io import check_output, replacing
 from . import arguments
 
 matplotlib.use("Agg")
@@ -65,8 +65,10 @@ def main(argv: list[str]) -> None:
     args = parse_arguments(argv)
     if os.path.splitext(args.out)[1] not in (".png", ".svg"):
         raise PMLMError(f"--out {args.out} is neither a .png nor a .svg file")
-    if (args.index or 0) < 0 or args.tokens < 4:
-        raise PMLMError(f"--index {args.index} must be 0 or more, --tokens {args.tokens} 4 or more")
+    check_output(args.out)
+    for option, value, least in (("index", args.index or 0, 0), ("tokens", args.tokens, 4), ("seed", args.seed, 0)):
+        if value < least:
+            raise PMLMError(f"--{option} {value}: give {least} or more")
     pairs = None if args.sentence else find_pairs(args.data, args.split)
     dictionary = load_dictionary(args.data, f"dict.{pairs[0]}.txt" if pairs else "dict.txt")
     slots, title = pair(args, dictionary, *pairs) if pairs else block(args, dictionary)
@@ -99,6 +101,8 @@ def block(args, dictionary):
         if tokenizer is None:
             raise PMLMError(f"{args.data} holds no tokenizer for --sentence")
         encoded = tokenizer_files.load(tokenizer).encode(args.sentence)
+        if not encoded:
+            raise PMLMError(f"--sentence {args.sentence!r}: holds no token")
         line = dictionary.encode_line(encoded, add_if_not_exist=False).long()
         text, args.index = ListDataset([line], np.array([len(line)])), 0
     else:

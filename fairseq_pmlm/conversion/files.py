@@ -40,12 +40,12 @@ def locate(path: str) -> Checkpoint:
         folder, stem = path, ""
         weights = next((os.path.join(path, name) for name in WEIGHTS if os.path.isfile(os.path.join(path, name))), None)
         if weights is None:
-            raise PMLMError(f"--checkpoint {path} holds none of {', '.join(WEIGHTS)}")
+            raise PMLMError(f"checkpoint {path} holds none of {', '.join(WEIGHTS)}")
     elif os.path.isfile(path):
         weights, folder = path, os.path.dirname(path)
         stem = os.path.splitext(os.path.basename(path))[0] + "-"
     else:
-        raise PMLMError(f"--checkpoint {path}: no such file or directory")
+        raise PMLMError(f"checkpoint {path}: no such file or directory")
 
     def beside(*names: str) -> Optional[str]:
         candidates = [os.path.join(folder, start + name) for start in (stem, "") for name in names]

@@ -19,7 +19,7 @@ from ..tokenizers.files import KINDS
 from ..tokenizers.symbols import EXTRA_SYMBOLS
 from ..tokenizers.wordpiece import CONFIG
 from ..utils import directories
-from ..utils.errors import PMLMError
+from ..utils.errors import PMLMError, first_line
 from ..utils.io import read_json
 from . import names, vocabulary
 from .common import COMMON
@@ -66,12 +66,17 @@ def import_checkpoint(
             kind = names.detect(tensors, content, kind)
             options, state, report = convert(tensors, content, where, kind, words.rows(), len(words.symbols))
         except PMLMError as error:
-            raise PMLMError(f"--checkpoint {path}: {error}") from None
+            raise PMLMError(f"checkpoint {path}: {error}") from None
         words.write(folder)
         options, state["identity"] = describe(options, words.tokenizer, state)
         objective = "ae+par" if kind == "unilm" or "<pseudo>" in words.symbols else "ae"  # what [P] has learned
         made = fairseq_checkpoint(options, state, os.path.realpath(save_dir), objective)
-        torch.save(made, os.path.join(folder, "model.pt"))
+        try:
+            torch.save(made, os.path.join(folder, "model.pt"))
+        except RuntimeError as error:  # torch does not pass on what the system said
+            raise PMLMError(
+                f"cannot write --save-dir {save_dir}, perhaps for want of space ({first_line(error)})"
+            ) from error
     return [
         *report.lines(),
         f"model: {sum(tensor.numel() for tensor in state.values()) - redundant(options, state):,} parameters; "

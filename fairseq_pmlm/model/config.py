@@ -158,7 +158,9 @@ def check(cfg: PMLMConfig) -> None:
     Raises:
         PMLMError: naming them.
     """
-    if cfg.encoder_attention_heads < 1 or cfg.encoder_embed_dim % cfg.encoder_attention_heads:
+    if cfg.encoder_attention_heads < 1:
+        raise PMLMError(f"--encoder-attention-heads {cfg.encoder_attention_heads}: give 1 or more")
+    if cfg.encoder_embed_dim % cfg.encoder_attention_heads:
         raise PMLMError(
             f"--encoder-embed-dim {cfg.encoder_embed_dim} is not a multiple of "
             f"--encoder-attention-heads {cfg.encoder_attention_heads}"

@@ -20,7 +20,7 @@ from ..tokenizers.dictionary import load_vocabulary
 from ..tokenizers.symbols import all_symbols, write_dictionary
 from ..utils import directories
 from ..utils.errors import PMLMError
-from ..utils.io import Counts, list_files, read_lines, write_json
+from ..utils.io import Counts, list_files, read_lines, write_json, write_output
 from . import binarize, encoding, sentencepiece_training, shards
 from .encoding import Part
 from .survey import DUPLICATE, OUTSIDE, TRAIN, VALID, Survey, survey
@@ -44,6 +44,9 @@ class Preparation:
         both = {os.path.realpath(f) for f in self.files["train"]} & {os.path.realpath(f) for f in self.files["valid"]}
         if both:
             raise PMLMError(f"{min(both)} is both in --text and in --valid")
+        if args.overwrite:
+            replaced = [args.vocab_from] if args.shard_size else []  # without shards, it is copied before
+            directories.check_inputs(args.destdir, [*self.files["train"], *self.files["valid"], *replaced])
         self.dictionary: str | None = None
         self.given: Tokenizer | None = None  # read before the long part, so that errors come early
         self.model_name = "vocab.txt" if args.wordpiece_vocab else "sentencepiece.model"
@@ -72,7 +75,7 @@ class Preparation:
             "lines to train sentencepiece on": sample_size,
         }
         if not self.is_done(folder, options):
-            with directories.building(folder, False, binarize.OURS) as temporary:
+            with directories.building(folder, False, binarize.OURS, shared=True) as temporary:
                 found, lines = survey(
                     self.files["train"],
                     self.files["valid"],
@@ -88,6 +91,7 @@ class Preparation:
                 with open(os.path.join(temporary, "sample.txt"), "w", encoding="utf-8", newline="\n") as f:
                     f.writelines(f"{line}\n" for line in lines)
                 shards.record_options(temporary, options)
+            self.is_done(folder, options)  # another process may have been first, with other options
         return Survey.load(folder)
 
     def vocabulary(self) -> str:
@@ -100,12 +104,12 @@ class Preparation:
             "a tokenizer with SHA-256": self.given and self.given.fingerprint(),
         }
         if not self.is_done(folder, options):
-            with directories.building(folder, False, binarize.OURS) as temporary:
+            with directories.building(folder, False, binarize.OURS, shared=True) as temporary:
                 if self.given:
                     model = self.given.save(temporary)
                 else:
                     model = os.path.join(temporary, self.model_name)
-                    print(f"training sentencepiece, {args.vocab_size} pieces ...", flush=True)
+                    write_output(None, f"training sentencepiece, {args.vocab_size} pieces ...\n")
                     sample = read_lines(os.path.join(self.folder("text"), "sample.txt"))
                     sentencepiece_training.train(
                         (line for _, line in sample),
@@ -122,6 +126,7 @@ class Preparation:
                 else:
                     write_dictionary(dictionary, tokenizer_files.load(model).symbols)
                 shards.record_options(temporary, options)
+            self.is_done(folder, options)
         return os.path.join(folder, self.model_name)
 
     def is_done(self, folder: str, options: dict[str, Any]) -> bool:
@@ -165,7 +170,7 @@ class Preparation:
             # of files to validate on, all: what is only duplicates is to be counted
             rows = np.flatnonzero(found.shards == OUTSIDE) if self.files["valid"] else found.chunks_with(VALID)
             with (
-                directories.building(folder, False, binarize.OURS) as temporary,
+                directories.building(folder, False, binarize.OURS, shared=True) as temporary,
                 closing(self.encode(found, rows, VALID, model, "encoding valid")) as parts,
             ):
                 self.write(parts, temporary, "valid", types)
@@ -239,12 +244,12 @@ class Preparation:
         shard_of = found.shards[rows].tolist()
         with closing(self.encode(found, rows, TRAIN, model, "encoding shards")) as parts:
             for i, group in groupby(zip(shard_of, parts, strict=True), itemgetter(0)):
-                with directories.building(folders[i], False, binarize.OURS) as folder:
+                with directories.building(folders[i], False, binarize.OURS, shared=True) as folder:
                     self.write((part for _, part in group), folder, "train", types)
                     self.add_vocabulary(folder)
                     if i == 0:
                         self.add_valid(valid, folder)
-                print(f"\n{names[i]}: {describe(shards.read_report(folders[i])['train'])}", flush=True)
+                write_output(None, f"\n{names[i]}: {describe(shards.read_report(folders[i])['train'])}\n")
         left = [name for name, folder in zip(names, folders, strict=True) if not os.path.isdir(folder)]
         if left:
             print(f"{len(left)} shards are left to other jobs: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}")

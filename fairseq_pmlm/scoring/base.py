@@ -9,6 +9,8 @@ import numpy as np
 from .._version import __version__
 from ..utils.errors import PMLMError
 
+MOST_SAMPLES = 1_000_000  # of the bootstrap; all of them are held in memory
+
 
 class Score(NamedTuple):
     """One number, and its bootstrap interval.
@@ -65,8 +67,10 @@ class Bootstrap:
     seed: int = 12345
 
     def __post_init__(self):
-        if self.samples < 0:
-            raise PMLMError(f"bootstrap {self.samples}: expected the number of resamples, or 0 for no intervals")
+        if not 0 <= self.samples <= MOST_SAMPLES:
+            raise PMLMError(
+                f"bootstrap {self.samples}: expected the number of resamples, up to {MOST_SAMPLES:,}, or 0 for none"
+            )
         if not 0 < self.confidence < 1:
             raise PMLMError(f"confidence {self.confidence}: expected a probability between 0 and 1, such as 0.95")
         if self.seed < 0:

@@ -1,5 +1,6 @@
 """One clear line, instead of a traceback, for what a user can fix."""
 
+import contextlib
 import re
 import sys
 import traceback
@@ -69,8 +70,10 @@ def install_excepthook() -> None:
         if text is None:
             previous(kind, error, trace)
         else:
-            sys.stdout.flush()
-            print(f"fairseq_pmlm: error: {text}", file=sys.stderr)
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # closed or full: not what is wrong here
+                sys.stdout.flush()
+            if sys.stderr is not None:
+                print(f"fairseq_pmlm: error: {text}", file=sys.stderr)
 
     setattr(hook, HOOK, True)
     sys.excepthook = hook

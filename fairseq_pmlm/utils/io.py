@@ -207,14 +207,37 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def keep_inputs(out: str | os.PathLike | None, *read: str | os.PathLike) -> None:
-    """Refuse to write over what is read.
+def check_input(path: str, option: str) -> None:
+    """Refuse, before any work, a value of *option* that is no file; a pipe will do.
 
     Raises:
-        PMLMError: the file of ``--out`` is one of these.
+        PMLMError: there is no such file, or *path* is a directory.
     """
-    if out and os.path.realpath(out) in map(os.path.realpath, read):
-        raise PMLMError(f"--out {out} is what is read")
+    if os.path.isdir(path):
+        raise PMLMError(f"{option} {path}: is a directory; give a file")
+    if not os.path.exists(path):
+        raise PMLMError(f"{option} {path}: no such file")
+
+
+def check_output(out: str | None, *read: str | None, option: str = "--out") -> None:
+    """Refuse, before any work, an output file that cannot be written or would replace what is read.
+
+    Args:
+        out: value of *option*; None and "" mean that it was not given.
+        read: files that are read; None for those that were not given.
+
+    Raises:
+        PMLMError: *out* is one of *read*, is a directory, or lies in none that exists.
+    """
+    if not out:
+        return
+    if os.path.realpath(out) in {os.path.realpath(path) for path in read if path}:
+        raise PMLMError(f"{option} {out} is what is read; choose another file")
+    if os.path.isdir(out):
+        raise PMLMError(f"{option} {out} is a directory; give a file")
+    folder = os.path.dirname(out)
+    if folder and not os.path.isdir(folder):
+        raise PMLMError(f"{option} {out}: there is no directory {folder}")
 
 
 def write_output(path: str | os.PathLike | None, text: str) -> None:
@@ -245,13 +268,17 @@ def list_files(paths: Iterable[str]) -> list[str]:
     Hidden files and directories (``.git``, ``.DS_Store``) inside a directory are left out.
 
     Raises:
-        PMLMError: a path does not exist, or a directory holds no file.
+        PMLMError: a path does not exist, a directory holds no file, or it or one inside it cannot be read.
     """
+
+    def refuse(error: OSError) -> None:  # else what is in that directory would be left out without a word
+        raise PMLMError(f"cannot read {error.filename}: {error.strerror}") from error
+
     files = []
     for path in paths:
         if os.path.isdir(path):
             found = []
-            for folder, folders, names in os.walk(path):
+            for folder, folders, names in os.walk(path, onerror=refuse):
                 folders[:] = [name for name in folders if not name.startswith(".")]
                 candidates = (os.path.join(folder, name) for name in names if not name.startswith("."))
                 found += [candidate for candidate in candidates if os.path.isfile(candidate)]
