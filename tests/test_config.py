@@ -49,7 +49,7 @@ def test_damaged_options_are_named(name, value, message):
     ("options", "message"),
     [
         ({"encoder_attention_heads": 5}, "--encoder-embed-dim 768 is not a multiple of --encoder-attention-heads 5"),
-        ({"encoder_attention_heads": 0}, "not a multiple of --encoder-attention-heads 0"),
+        ({"encoder_attention_heads": 0}, "--encoder-attention-heads 0: give 1 or more"),
         ({"target_segment": 2}, "--target-segment 2: with --num-segments 2, give 0 to 1"),
         ({"source_segment": -1}, "--source-segment -1: with --num-segments 2, give 0 to 1"),
         ({"relative_positions": True, "relative_position_bins": 6}, "--relative-position-bins 6 must be a multiple"),

@@ -105,11 +105,11 @@ def test_python_m_and_the_version():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["scoer"], "there is no command 'scoer'; did you mean score?"),
-        (["prepare", "txt"], "there is no command 'prepare txt'; did you mean prepare text?"),
-        (["loss_by_step", "x"], "there is no command 'loss_by_step'; did you mean loss-by-step?"),
-        (["xyzzy"], "there is no command 'xyzzy'; see pmlm --help"),
-        (["a\nb"], "there is no command 'a\\nb'; see pmlm --help"),
+        (["scoer"], "unknown command 'scoer'; did you mean score?"),
+        (["prepare", "txt"], "unknown command 'prepare txt'; did you mean prepare text?"),
+        (["loss_by_step", "x"], "unknown command 'loss_by_step'; did you mean loss-by-step?"),
+        (["xyzzy"], "unknown command 'xyzzy'; see pmlm --help"),
+        (["a\nb"], "unknown command 'a\\nb'; see pmlm --help"),
     ],
 )
 def test_a_command_that_is_not_there(arguments, message, capsys):

@@ -14,6 +14,7 @@ from . import arguments
 
 
 def main(argv: list[str]) -> None:
+    """Run the command with *argv*, the arguments behind its name."""
     parser = arguments.command_parser("export", __doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint of this package")
     parser.add_argument(

@@ -37,6 +37,7 @@ def as_line(record: Record) -> str:
 
 
 def main(argv: list[str]) -> None:
+    """Run the command with *argv*, the arguments behind its name."""
     parser = arguments.command_parser("hypotheses", __doc__)
     parser.add_argument("output", metavar="OUTPUT", help="what fairseq-generate or fairseq-interactive printed")
     parser.add_argument("--out", metavar="FILE", help="write the best hypotheses here, one a line")

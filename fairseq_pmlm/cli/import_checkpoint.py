@@ -14,6 +14,7 @@ from . import arguments
 
 
 def main(argv: list[str]) -> None:
+    """Run the command with *argv*, the arguments behind its name."""
     parser = arguments.command_parser("import", __doc__)
     add = parser.add_argument
     add(

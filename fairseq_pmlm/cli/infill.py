@@ -38,6 +38,7 @@ WIDEST = 1000  # beams: each keeps as many candidates
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Options from *argv*, checked as far as they can be without reading anything."""
     parser = arguments.command_parser("infill", __doc__)
     parser.add_argument("input", metavar="INPUT", help="a text a line, or JSON lines (.jsonl), plain or .gz")
     arguments.add_checkpoint_arguments(parser, "pmlm")
@@ -186,6 +187,7 @@ def describe(model, text: infilling.Gapped, ranges: list[range], filling: infill
 
 
 def main(argv: list[str]) -> None:
+    """Run the command with *argv*, the arguments behind its name."""
     args = parse_arguments(argv)
     folder, name = os.path.split(args.path)
     model = from_pretrained(folder or ".", name, args.data)

@@ -31,6 +31,7 @@ GROUPS = [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 10**9)]  # first and las
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Options from *argv*, checked as far as they can be without reading anything."""
     parser = arguments.command_parser("loss-by-step", __doc__)
     parser.add_argument("data", metavar="DATA", help="directory made by pmlm prepare text")
     arguments.add_checkpoint_arguments(parser, "pmlm")
@@ -42,6 +43,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
+    """Run the command with *argv*, the arguments behind its name."""
     args = parse_arguments(argv)
     check_output(args.save_json, args.path, option="--save-json")
     try:

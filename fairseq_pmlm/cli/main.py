@@ -105,7 +105,7 @@ def run(argv: list[str]) -> int:
     known = {command.removeprefix(group): command for command in COMMANDS if command.startswith(group)}
     near = difflib.get_close_matches(name.removeprefix(group).replace("_", "-"), known)
     hint = f"did you mean {' or '.join(known[close] for close in near)}?" if near else "see pmlm --help"
-    print(f"pmlm: error: there is no command {name!r}; {hint}", file=sys.stderr)
+    print(f"pmlm: error: unknown command {name!r}; {hint}", file=sys.stderr)
     return 2
 
 

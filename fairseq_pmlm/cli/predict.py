@@ -47,6 +47,7 @@ OF_ANSWERS = ("destdir", "overwrite", "nbest", "max_answer_length", "threshold",
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Options from *argv*, checked as far as they can be without reading anything."""
     parser = arguments.command_parser("predict", __doc__)
     parser.add_argument("input", metavar="INPUT", help="file with texts or questions, plain or .gz, or data directory")
     arguments.add_checkpoint_arguments(parser)
@@ -87,6 +88,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
+    """Run the command with *argv*, the arguments behind its name."""
     args = parse_arguments(argv)
     if not os.path.exists(args.input):
         raise PMLMError(f"cannot read {args.input}: No such file or directory")

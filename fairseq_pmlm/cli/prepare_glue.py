@@ -35,6 +35,7 @@ OURS = re.compile(rf"{binarize.OURS.pattern}|input[01]|label|(valid|test)1?\.jso
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Options from *argv*, checked as far as they can be without reading anything."""
     parser = arguments.command_parser("prepare glue", __doc__)
     names = {name.lower(): name for name in glue.TASKS}
     parser.add_argument(
@@ -171,6 +172,7 @@ def find_labels(args: argparse.Namespace, inputs: dict[str, tuple[str, glue.Tabl
 
 
 def main(argv: list[str]) -> None:
+    """Run the command with *argv*, the arguments behind its name."""
     args = parse_arguments(argv)
     dictionary, bpe = load_vocabulary(args.vocab_from)
     inputs = find_inputs(args)

@@ -41,6 +41,7 @@ SYMBOL = "</s>"
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Options from *argv*, checked as far as they can be without reading anything."""
     parser = arguments.command_parser("prepare pairs", __doc__)
     splits = {
         "train": "JSON lines, SQuAD's JSON, or sources and targets",
@@ -180,6 +181,7 @@ class Reader:
 
 
 def main(argv: list[str]) -> None:
+    """Run the command with *argv*, the arguments behind its name."""
     args = parse_arguments(argv)
     given = {name: getattr(args, name) for name in SPLITS if getattr(args, name)}
     for name, paths in given.items():

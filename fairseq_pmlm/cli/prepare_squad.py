@@ -31,6 +31,7 @@ PARTS = ("train", "valid", "test")
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Options from *argv*, checked as far as they can be without reading anything."""
     parser = arguments.command_parser("prepare squad", __doc__)
     for name, text in zip(PARTS, ("to train on", "for validation", "to predict; answers may be missing"), strict=True):
         parser.add_argument(f"--{name}", metavar="FILE", help=f"SQuAD's JSON {text}")
@@ -65,6 +66,7 @@ def report(name: str, prepared: Prepared, destdir: str) -> None:
 
 
 def main(argv: list[str]) -> None:
+    """Run the command with *argv*, the arguments behind its name."""
     args = parse_arguments(argv)
     paths = {name: getattr(args, name) for name in PARTS if getattr(args, name)}
     for name, path in paths.items():

@@ -26,6 +26,7 @@ from . import arguments
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Options from *argv*, checked as far as they can be without reading anything."""
     parser = arguments.command_parser("prepare text", __doc__)
     parser.add_argument(
         "--text",
@@ -151,6 +152,7 @@ def job(text: str) -> tuple[int, int]:
 
 
 def main(argv: list[str]) -> None:
+    """Run the command with *argv*, the arguments behind its name."""
     args = parse_arguments(argv)
     preparation = Preparation(args)
     if args.shard_size:

@@ -18,6 +18,7 @@ from . import arguments
 
 
 def main(argv: list[str]) -> None:
+    """Run the command with *argv*, the arguments behind its name."""
     parser = arguments.command_parser("report", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="directory of a run, or its log")
     parser.add_argument("--out", metavar="FILE", help="page to write (default: report.html in the first RUN_DIR)")

@@ -41,6 +41,7 @@ METRICS = ["rouge", "bleu", "chrf", "meteor", "stats", "squad"]
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Options from *argv*, checked as far as they can be without reading anything."""
     parser = arguments.command_parser("score", __doc__)
     add = parser.add_argument
     add("--metric", action="append", default=[], help=f"{', '.join(METRICS)}; may be repeated")
@@ -85,6 +86,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
+    """Run the command with *argv*, the arguments behind its name."""
     args = parse_arguments(argv)
     metrics = list(dict.fromkeys(args.metric))
     check_options(args, metrics)

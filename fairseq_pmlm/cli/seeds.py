@@ -14,6 +14,7 @@ from . import arguments
 
 
 def main(argv: list[str]) -> None:
+    """Run the command with *argv*, the arguments behind its name."""
     parser = arguments.command_parser("seeds", __doc__)
     parser.add_argument(
         "logs", nargs="+", metavar="LOG", help="logs of trainings, or their scores, in the order of their seeds"

@@ -43,6 +43,7 @@ KINDS = {  # name of the slot kind: colour of the cells whose key is of this kin
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Options from *argv*, checked as far as they can be without reading anything."""
     parser = arguments.command_parser("show-mask", __doc__)
     parser.add_argument("data", metavar="DATA", help="directory made by pmlm prepare text or pmlm prepare pairs")
     parser.add_argument(
@@ -62,6 +63,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
+    """Run the command with *argv*, the arguments behind its name."""
     args = parse_arguments(argv)
     if os.path.splitext(args.out)[1] not in (".png", ".svg"):
         raise PMLMError(f"--out {args.out} is neither a .png nor a .svg file")

@@ -33,7 +33,9 @@ def cut(text: str, where: str) -> tuple[list[str], list[int]]:
     for match in GAP.finditer(text):
         number = (match[1] or ":1")[1:]
         if not number.isascii() or not number.isdigit() or len(number) > 9 or not 1 <= int(number) <= 1000:
-            raise PMLMError(f"{where}: {match[0]:.40} is not a gap; write <mask> for one token, <mask:N> for N <= 1000")
+            raise PMLMError(
+                f"{where}: {match[0]:.40} is not a gap; write <mask> for one token, or <mask:N> for 1 to 1000"
+            )
         between = text[end : match.start()]
         if sizes and not between.strip():
             sizes[-1] += int(number)
