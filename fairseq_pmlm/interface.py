@@ -306,14 +306,12 @@ class PMLMInterface(nn.Module):
         """
         if not 1 <= nbest <= beam:
             raise PMLMError(f"infill() takes a beam of 1 or more, and an nbest of 1 to beam, not {beam} and {nbest}")
+        if seed < 0:
+            raise PMLMError(f"infill() takes a seed of 0 or more, not {seed}")
         if steps not in (*gaps.UNITS, "ae") or order not in gaps.ORDERS:
             raise PMLMError(
                 f"infill() takes steps {', '.join(gaps.UNITS)} or ae, and order {', '.join(gaps.ORDERS)}, not "
                 f"{steps!r} and {order!r}"
-            )
-        if not 1 <= nbest <= beam or seed < 0:
-            raise PMLMError(
-                f"infill() takes nbest from 1 to beam and a seed of 0 or more, not {nbest=}, {beam=}, {seed=}"
             )
         tokens, places = gaps.encode(text, self.bpe, self.dictionary, "infill()")
         if len(tokens) > self.model.cfg.max_positions:

@@ -151,9 +151,11 @@ def test_tokens_that_are_none(hub, tokens, message):
 
 
 def test_numbers_out_of_range(hub):
-    for options in ({"beam": 0}, {"nbest": 0}, {"beam": 2, "nbest": 3}, {"seed": -1}):
-        with pytest.raises(PMLMError, match=r"infill\(\) takes nbest from 1 to beam and a seed of 0 or more"):
+    for options in ({"beam": 0}, {"nbest": 0}, {"beam": 2, "nbest": 3}):
+        with pytest.raises(PMLMError, match=r"infill\(\) takes a beam of 1 or more, and an nbest of 1 to beam"):
             hub.infill("a <mask> film", **options)
+    with pytest.raises(PMLMError, match=r"infill\(\) takes a seed of 0 or more, not -1"):
+        hub.infill("a <mask> film", seed=-1)
     with pytest.raises(PMLMError, match=r"generate\(\) takes a batch_size of 1 or more, not 0"):
         hub.generate(["a film"], batch_size=0)
 
