@@ -337,7 +337,7 @@ def test_predict_refuses(place, options, tmp_path):
         ([text, *options[:-2]], "several classification heads; give --head with one of sentence_classification_head"),
         ([text, *options[:-1], "stars", "--format", "probabilities"], "the head gives numbers"),
         ([text, *options, "--out", text], "is what is read"),
-        ([text, *options, "--out", tmp_path / "no" / "x"], "--out .*/no/x: there is no directory .*/no"),
+        ([text, *options, "--out", tmp_path / "no" / "x"], "--out .*/no/x: the directory .*/no does not exist"),
         ([mixed, *options], r"mixed\.jsonl, line 1: no key 'input1'"),
         ([ragged, *options], r"line 2: 1 columns between tabs instead of 2$"),
     ]:

@@ -73,7 +73,7 @@ def test_show_mask_names_what_is_wrong(data, tmp_path):
     for options, message in (
         (["--seed", -1], "--seed -1: give 0 or more"),
         (["--tokens", 3], "--tokens 3: give 4 or more"),
-        (["--out", tmp_path / "no" / "x.png"], "x.png: there is no directory"),
+        (["--out", tmp_path / "no" / "x.png"], "x.png: the directory "),
         (["--sentence", " "], "--sentence ' ': holds no token"),
     ):
         with pytest.raises(PMLMError, match=message):

@@ -95,6 +95,7 @@ def losses(model, task, dataset, max_tokens, device):
 
 
 def summary(rows, name, first, last):
+    """Mean losses, in bits, over the steps *first* to *last*; *rows* (tokens, 3): step, AE loss, PAR loss."""
     chosen = rows[(rows[:, 0] >= first) & (rows[:, 0] <= last)]
     means = chosen[:, 1:].mean(axis=0) if len(chosen) else (math.nan, math.nan)
     return {"step": name, "tokens": len(chosen), "ae": float(means[0]), "par": float(means[1])}

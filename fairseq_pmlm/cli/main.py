@@ -143,7 +143,7 @@ def output_closed() -> bool:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
         return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
-    except (AttributeError, OSError, ValueError):  # there is no standard output, or it is no file
+    except (AttributeError, OSError, ValueError):  # standard output is closed, or not a file
         return False
 
 

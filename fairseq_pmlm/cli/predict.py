@@ -150,7 +150,7 @@ def choose_head(model, name, data: str) -> str:
     """The head to ask, checked against the classes of the data directory.
 
     Raises:
-        PMLMError: there is no such head, or several; its classes are not those of the data.
+        PMLMError: the checkpoint lacks the head, or has several; the classes of the head and of the data differ.
     """
     there = list(model.model.classification_heads)
     if name is None and len(there) > 1:

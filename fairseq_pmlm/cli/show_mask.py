@@ -88,6 +88,7 @@ def find_pairs(data, split):
 
 
 def load(prefix, dictionary, index):
+    """The binarized lines at *prefix*; refused if there are none, or fewer than *index* asks for."""
     dataset = data_utils.load_indexed_dataset(prefix, dictionary)
     if dataset is None:
         raise PMLMError(f"{prefix}.bin does not exist")

@@ -1,6 +1,6 @@
 """All patches of fairseq, and the one place that applies them.
 
-fairseq is no longer maintained, so its users mend it where they stand. A patch replaces one function; its module says
+fairseq is not maintained any more, so it is mended here. A patch replaces one function; its module says
 why, and names the source lines that it is about. They are written to do no harm where upstream has mended the same.
 Nothing else patches fairseq.
 """

@@ -208,10 +208,10 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 
 def check_input(path: str, option: str) -> None:
-    """Refuse, before any work, a value of *option* that is no file; a pipe will do.
+    """Refuse, before any work, a value of *option* that is not a file; a pipe will do.
 
     Raises:
-        PMLMError: there is no such file, or *path* is a directory.
+        PMLMError: *path* does not exist, or is a directory.
     """
     if os.path.isdir(path):
         raise PMLMError(f"{option} {path}: is a directory; give a file")
@@ -237,7 +237,7 @@ def check_output(out: str | None, *read: str | None, option: str = "--out") -> N
         raise PMLMError(f"{option} {out} is a directory; give a file")
     folder = os.path.dirname(out)
     if folder and not os.path.isdir(folder):
-        raise PMLMError(f"{option} {out}: there is no directory {folder}")
+        raise PMLMError(f"{option} {out}: the directory {folder} does not exist")
 
 
 def write_output(path: str | os.PathLike | None, text: str) -> None:
